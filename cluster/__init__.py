@@ -1,0 +1,1 @@
+"""Where it runs: a Ray of this machine, or one that is running already."""

@@ -1,0 +1,98 @@
+"""A Ray of our own on this machine, which lives as long as the run and leaves nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+from jobs.errors import ClusterError
+
+_PREFIX = "raysmith-"
+
+_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "PYTHONSAFEPATH": "1",
+}
+
+
+def cores() -> int:
+    """Cores that this process may use: those it is bound to, within its group's quota."""
+    bound = len(os.sched_getaffinity(0))
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        limit, _, period = quota.read_text().partition(" ")
+        if limit.isdigit():
+            return max(min(bound, round(int(limit) / int(period))), 1)
+    return bound
+
+
+class LocalCluster:
+    """Starts Ray when it is first needed, and ends it with the `with` block."""
+
+    def __init__(self, workers: int, cpus_per_worker: int | None, dashboard: bool = False) -> None:
+        """`workers` and `cpus_per_worker` are the most that any stage asks for."""
+        self._needed = workers * (cpus_per_worker or self.cpus_per_worker(workers))
+        self._dashboard = dashboard
+        self._folder: Path | None = None
+
+    def cpus_per_worker(self, workers: int) -> int:
+        """An equal share of this machine's cores, at least one."""
+        return max(cores() // workers, 1)
+
+    def connect(self) -> None:
+        """Starts Ray, once.
+
+        Raises:
+            ClusterError: if it does not start.
+        """
+        if self._folder:
+            return
+        os.environ.update(_ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
+        remove_stale_folders()
+        # Ray's sockets lie in here, whose paths have room for about 100 characters.
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/tmp"))
+        import ray
+
+        try:
+            ray.init(
+                address="local",
+                # One more than is worked with, for the tasks that read data beside training.
+                num_cpus=max(cores(), self._needed) + 1,
+                include_dashboard=self._dashboard,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(self._folder),
+            )
+        except (RuntimeError, ConnectionError, OSError, TimeoutError) as error:
+            raise ClusterError(
+                f"Ray did not start on this machine: {error}",
+                "see that memory and the folder for temporary files have room, then run again",
+            ) from error
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder:
+            import ray
+
+            ray.shutdown()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def remove_stale_folders() -> None:
+    """Removes what a killed driver left behind: its Ray has died with it."""
+    for folder in Path("/tmp").glob(f"{_PREFIX}*-*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)

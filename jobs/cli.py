@@ -1,0 +1,194 @@
+"""The `raysmith` command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
+
+if TYPE_CHECKING:
+    from jobs.explain import Explanation
+    from jobs.loaded import LoadedSpec
+    from jobs.plan import Plan
+
+DEFAULT_STORAGE = "./runs"
+DEFAULT_SPEC = "job.yaml"
+
+_EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    a stage failed, or a bug in raysmith
+  2    the spec, the data, the model or the arguments are wrong
+  3    no cluster could be started or reached
+  130  stopped on request; the same command goes on from the last checkpoint
+"""
+_STARTER = Path(__file__).parent / "examples" / "self-cognition.yaml"
+
+
+class _Program(click.Group):
+    """Turns our errors into a message and an exit code, for every command alike."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RaysmithError as error:
+            click.echo(_report(error), err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            ctx.exit(ExitCode.INTERRUPTED)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception:
+            click.echo("this is a bug in raysmith: please report it with what follows", err=True)
+            raise
+
+
+def _report(error: RaysmithError) -> str:
+    if not isinstance(error, SpecError):
+        return f"error: {error}"
+    count = len(error.problems)
+    return f"{error}\n{count} {'problem' if count == 1 else 'problems'}"
+
+
+@click.group(
+    cls=_Program, epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(package_name="raysmith", prog_name="raysmith")
+def cli() -> None:
+    """Runs LLM post-training jobs on Ray, each told by one YAML file."""
+
+
+_spec = click.argument("spec", type=click.Path(path_type=Path))
+_set = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Replace one value of the spec: stages.sft.training.learning_rate=1e-5. Repeatable.",
+)
+_storage = click.option(
+    "--storage",
+    default=DEFAULT_STORAGE,
+    show_default=True,
+    metavar="URI",
+    help="The folder or s3:// URI under which runs lie.",
+)
+
+
+def _resolve(spec: Path, overrides: tuple[str, ...], storage: str) -> tuple[LoadedSpec, Plan]:
+    from jobs.load import load
+    from jobs.plan import resolve
+
+    loaded = load(spec, overrides)
+    return loaded, resolve(loaded, storage)
+
+
+@cli.command()
+@_spec
+@_set
+def validate(spec: Path, overrides: tuple[str, ...]) -> None:
+    """Check SPEC, its datasets and its models, and say everything that is wrong."""
+    from jobs.plan_text import summary
+
+    loaded, resolved = _resolve(spec, overrides, DEFAULT_STORAGE)
+    _check(loaded, resolved)
+    click.echo(f"{spec}: valid ({summary(resolved)})")
+
+
+def _check(loaded: LoadedSpec, resolved: Plan) -> None:
+    from workloads.check import check
+
+    if problems := check(loaded, resolved):
+        raise SpecError(problems)
+
+
+@cli.command()
+@_spec
+@_set
+@_storage
+@click.option("--explain", "path", metavar="PATH", help="Show one value, and where it comes from.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(
+    spec: Path, overrides: tuple[str, ...], storage: str, path: str | None, as_json: bool
+) -> None:
+    """Show what running SPEC would do, with every value resolved. Starts nothing."""
+    from jobs.explain import explain
+    from jobs.plan_text import plan_text
+
+    loaded, resolved = _resolve(spec, overrides, storage)
+    if path:
+        click.echo(_explanation_text(path, explain(loaded, resolved, path), as_json=as_json))
+    else:
+        click.echo(resolved.to_json().rstrip() if as_json else plan_text(resolved))
+
+
+def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:
+    if as_json:
+        content = {"path": path, "value": found.value, "layer": found.layer, "origin": found.text}
+        return json.dumps(content, indent=2, ensure_ascii=False)
+    value = json.dumps(found.value, ensure_ascii=False)
+    origin = found.text if found.layer in ("default", "derived") else f"{found.layer}: {found.text}"
+    return f"{path} = {value}\n  {origin}"
+
+
+@cli.command()
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write it to this file."
+)
+@click.option(
+    "--check",
+    "checked",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Exit with 1 unless this file holds the schema.",
+)
+def schema(output: Path | None, checked: Path | None) -> None:
+    """Print the JSON Schema of job files, for editors and checks."""
+    from jobs.json_schema import json_schema
+
+    text = json_schema()
+    if checked:
+        if not checked.is_file() or checked.read_text(encoding="utf-8") != text:
+            raise RaysmithError(
+                f"{checked} is not the schema of the spec's classes",
+                f"raysmith schema --output {checked}",
+            )
+    elif output:
+        _write(output, text)
+    else:
+        click.echo(text, nl=False)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=DEFAULT_SPEC)
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def init(file: Path, force: bool) -> None:
+    """Write a commented spec to start from: it trains and merges on this machine."""
+    if file.exists() and not force:
+        raise UserError(
+            f"{file} exists already", f"name another file, or: raysmith init {file} --force"
+        )
+    _write(file, _STARTER.read_text(encoding="utf-8"))
+    click.echo(f"wrote {file}; next: raysmith plan {file}")
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{file} can't be written: {error.strerror}", "name another file"
+        ) from error
+
+
+def main() -> None:
+    """Runs the command line, and ends the process with one of `jobs.errors.ExitCode`."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

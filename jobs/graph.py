@@ -1,0 +1,123 @@
+"""The edges between stages: their order, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from jobs.errors import Problem
+from jobs.loaded import LoadedSpec
+from jobs.spec.fields import REFERENCE
+from jobs.spec.job import JobSpec
+from jobs.spec.merge import MergeSpec
+from jobs.spec.sft import SftSpec
+from jobs.spec.tuner import LoraSpec
+
+Artifact = Literal["adapter", "model"]
+
+Edges = Mapping[str, tuple[str, ...]]
+"""The stages that each stage needs."""
+
+
+def produces(stage: SftSpec | MergeSpec) -> Artifact:
+    """What a stage leaves for others."""
+    is_adapter = isinstance(stage, SftSpec) and isinstance(stage.tuner, LoraSpec)
+    return "adapter" if is_adapter else "model"
+
+
+def inputs(stage: SftSpec | MergeSpec) -> dict[str, str]:
+    """The stages whose artifacts a stage takes, by field."""
+    match = REFERENCE.match(stage.model)
+    return {"model": match["stage"]} if match else {}
+
+
+def edges(spec: JobSpec) -> Edges:
+    """What each stage needs: first its inputs, then what it only waits for."""
+    return {
+        name: tuple(dict.fromkeys((*inputs(stage).values(), *stage.after)))
+        for name, stage in spec.stages.items()
+    }
+
+
+def in_order(needs: Edges) -> tuple[str, ...]:
+    """The stages, each behind those it needs, and otherwise as the spec has them.
+
+    Raises:
+        ValueError: if stages wait for one another in a circle.
+    """
+    order: list[str] = []
+    while len(order) < len(needs):
+        ready = (name for name in needs if name not in order and set(needs[name]) <= set(order))
+        try:
+            order.append(next(ready))
+        except StopIteration:
+            raise ValueError("stages wait for one another in a circle") from None
+    return tuple(order)
+
+
+def graph_problems(loaded: LoadedSpec) -> list[Problem]:
+    """Circles, and artifacts that do not fit the stages that take them."""
+    return _circle_problems(loaded) + _artifact_problems(loaded)
+
+
+def _circle_problems(loaded: LoadedSpec) -> list[Problem]:
+    problems = []
+    seen: set[str] = set()
+    needs = edges(loaded.spec)
+    for name in needs:
+        circle = _circle_from(name, needs)
+        if circle and not seen & set(circle):
+            field = "model" if circle[1] in inputs(loaded.spec.stages[name]).values() else "after"
+            problems.append(
+                loaded.problem(
+                    f"stages.{name}.{field}",
+                    f"stages wait for one another in a circle: {' -> '.join(circle)}",
+                    "take one of these edges out",
+                )
+            )
+            seen |= set(circle)
+    return problems
+
+
+def _circle_from(start: str, needs: Edges) -> tuple[str, ...]:
+    """A way from a stage back to itself, such as (a, b, a); empty where there is none."""
+    ways: list[tuple[str, ...]] = [(start, need) for need in needs[start]]
+    visited: set[str] = set()
+    while ways:
+        way = ways.pop(0)
+        if way[-1] == start:
+            return way
+        if way[-1] not in visited:
+            visited.add(way[-1])
+            ways += [(*way, need) for need in needs[way[-1]]]
+    return ()
+
+
+def _artifact_problems(loaded: LoadedSpec) -> list[Problem]:
+    stages = loaded.spec.stages
+    problems = []
+    for name, stage in stages.items():
+        for field, source in inputs(stage).items():
+            fits = produces(stages[source]) == ("adapter" if stage.kind == "merge" else "model")
+            if not fits:
+                message, remedy = _misfit(stage, field, source, taken=set(stages))
+                problems.append(loaded.problem(f"stages.{name}.{field}", message, remedy))
+    return problems
+
+
+def _misfit(
+    stage: SftSpec | MergeSpec, field: str, source: str, taken: set[str]
+) -> tuple[str, str]:
+    if isinstance(stage, MergeSpec):
+        return (
+            f"nothing to merge: the stage '{source}' leaves a full model",
+            f"remove this stage, and use ${{stages.{source}.model}} where its model was used",
+        )
+    base = f"{source}-merged"
+    merged = base if base not in taken else f"{base}-2"
+    return (
+        f"a full model is needed, and the stage '{source}' leaves an adapter",
+        f"add a merge stage, and take its model:\n"
+        f'    {merged}: {{kind: merge, model: "${{stages.{source}.model}}"}}\n'
+        f"    {field}: ${{stages.{merged}.model}}",
+    )

@@ -1,0 +1,27 @@
+"""The JSON Schema of the job file, made from the spec's classes and their docstrings."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jobs.spec import JobSpec
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema() -> str:
+    """The schema as text, the same for the same spec classes, and ending in a newline."""
+    content = {"$schema": DIALECT, **JobSpec.model_json_schema()}
+    return json.dumps(_on_one_line(content), indent=2, ensure_ascii=False) + "\n"
+
+
+def _on_one_line(node: Any, key: str = "") -> Any:
+    """The node with descriptions freed of the line breaks that the source has."""
+    if isinstance(node, dict):
+        return {name: _on_one_line(value, name) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_on_one_line(item) for item in node]
+    if key == "description" and isinstance(node, str):
+        return " ".join(node.split())
+    return node

@@ -1,0 +1,134 @@
+"""What `raysmith logs` prints: the logs of a run's stages, read from storage alone."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.errors import UserError
+from jobs.observed import RunStatus, StageStatus, is_live, read_status
+from storage.layout import AttemptLayout, RunLayout
+
+POLL_S = 0.5
+"""Seconds from one look at the files to the next when following."""
+
+_CHUNK_BYTES = 1 << 20
+_WORKER_LOG = re.compile(r"worker_(\d+)\.log")
+
+
+def print_logs(
+    layout: RunLayout,
+    stage: str | None = None,
+    *,
+    attempt: int | None = None,
+    follow: bool = False,
+    write: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Prints the logs of one stage or of all, of the given attempt or the newest one.
+
+    `write` gets whole lines without their ends, with a prefix such as `sft[rank0] `. With
+    `follow` it goes on, through new attempts, until the run has ended or its driver is gone.
+
+    Raises:
+        UserError: there is no such run, stage or attempt.
+    """
+    status = read_status(layout)
+    _check(status, stage, attempt)
+    tails: dict[Path, _Tail] = {}
+    while True:
+        # Asked before reading: what is written until the end is then read in the last round.
+        goes_on = follow and is_live(status)
+        _open_new(tails, layout, status, stage, attempt)
+        for tail in tails.values():
+            for line in tail.lines(last=not goes_on):
+                write(line)
+        if not goes_on:
+            break
+        sleep(POLL_S)
+        status = read_status(layout)
+    if not tails:
+        write("no logs yet" + _cached_note(status, stage))
+
+
+@dataclass
+class _Tail:
+    """A log file that may still grow."""
+
+    prefix: str
+    path: Path
+    offset: int = 0
+    rest: bytes = b""
+    """The beginning of a line whose end is not written yet."""
+
+    def lines(self, *, last: bool) -> Iterator[str]:
+        """The lines since the call before; the unfinished one too if this is the `last` call."""
+        for chunk in self._chunks():
+            *whole, self.rest = (self.rest + chunk).split(b"\n")
+            yield from map(self._clean, whole)
+        if last and self.rest:
+            yield self._clean(self.rest)
+            self.rest = b""
+
+    def _chunks(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            if file.seek(0, 2) < self.offset:  # written anew
+                self.offset, self.rest = 0, b""
+            file.seek(self.offset)
+            while chunk := file.read(_CHUNK_BYTES):
+                self.offset += len(chunk)
+                yield chunk
+
+    def _clean(self, line: bytes) -> str:
+        # A progress bar rewrites its line; only its last state is of use in a log.
+        text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
+        return self.prefix + text
+
+
+def _open_new(
+    tails: dict[Path, _Tail],
+    layout: RunLayout,
+    status: RunStatus,
+    stage: str | None,
+    attempt: int | None,
+) -> None:
+    for each in status.stages:
+        number = attempt or each.attempt
+        if stage in (None, each.name) and number >= 1:
+            for role, path in _files(layout.stage(each.name).attempt(number)):
+                tails.setdefault(path, _Tail(f"{each.name}[{role}] ", path))
+
+
+def _files(attempt: AttemptLayout) -> Iterator[tuple[str, Path]]:
+    if attempt.driver_log.is_file():
+        yield "driver", attempt.driver_log
+    found = [_WORKER_LOG.fullmatch(path.name) for path in attempt.folder.glob("worker_*.log")]
+    for rank in sorted(int(match[1]) for match in found if match):
+        yield f"rank{rank}", attempt.worker_log(rank)
+
+
+def _check(status: RunStatus, stage: str | None, attempt: int | None) -> None:
+    stages = [each for each in status.stages if stage in (None, each.name)]
+    run = f"run {status.name}/{status.run_id}"
+    if not stages:
+        names = ", ".join(each.name for each in status.stages)
+        raise UserError(f"{run} has no stage {stage!r}", remedy=f"its stages are: {names}")
+    newest = max(each.attempt for each in stages)
+    if attempt is not None and not 1 <= attempt <= newest:
+        where = f"stage {stage}" if stage else run
+        raise UserError(
+            f"{where} has no attempt {attempt}",
+            remedy=f"give a number from 1 to {newest}" if newest else "wait for it to start",
+        )
+
+
+def _cached_note(status: RunStatus, stage: str | None) -> str:
+    cached: list[StageStatus] = [
+        each
+        for each in status.stages
+        if stage in (None, each.name) and each.artifact and each.attempt == 0
+    ]
+    return "".join(f"; {each.name} was taken from {each.artifact}" for each in cached)

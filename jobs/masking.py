@@ -1,0 +1,54 @@
+"""Blots secrets out of text before it is recorded or shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+Mask = Callable[[str], str]
+"""Returns its text with every known secret replaced."""
+
+HIDDEN = "***"
+"""What stands where a secret stood."""
+
+# A shorter value can't be told from ordinary words, and blotting it out would ruin the record.
+_MIN_SECRET_LENGTH = 6
+
+_REFERENCE = re.compile(r"\$\{secret:([A-Za-z_][A-Za-z0-9_]*)\}")
+
+_TOKENS = re.compile(
+    r"""(?<![A-Za-z0-9_-])(?:
+        hf_[A-Za-z0-9]{16,}
+      | sk-[A-Za-z0-9_-]{16,}
+      | (?:AKIA|ASIA)[A-Z0-9]{16}
+      | gh[pousr]_[A-Za-z0-9]{20,}
+      | github_pat_[A-Za-z0-9_]{20,}
+      | glpat-[A-Za-z0-9_-]{16,}
+      | xox[abeoprs]-[A-Za-z0-9-]{10,}
+      | AIza[A-Za-z0-9_-]{30,}
+      | eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}
+    )""",
+    re.VERBOSE,
+)
+
+
+def masker(names: Iterable[str], environ: Mapping[str, str]) -> Mask:
+    """A mask for the values that `names` have in `environ`, and for well-known kinds of token.
+
+    Names that are not set, and values of fewer than 6 characters, are passed over.
+    """
+    values = {environ.get(name, "").strip() for name in names}
+    # The longest first: one secret may be the beginning of another.
+    secrets = sorted((v for v in values if len(v) >= _MIN_SECRET_LENGTH), key=len, reverse=True)
+    known = re.compile("|".join(map(re.escape, secrets))) if secrets else None
+
+    def mask(text: str) -> str:
+        cleaned = known.sub(HIDDEN, text) if known else text
+        return _TOKENS.sub(HIDDEN, cleaned)
+
+    return mask
+
+
+def secret_names(text: str) -> frozenset[str]:
+    """The environment variables that `${secret:X}` references in `text` name."""
+    return frozenset(_REFERENCE.findall(text))

@@ -1,0 +1,180 @@
+"""The plan: a spec with nothing left open. A run consumes exactly this value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from jobs.derive import resolved_sft
+from jobs.errors import SpecError
+from jobs.graph import Artifact, edges, graph_problems, in_order, inputs, produces
+from jobs.loaded import LoadedSpec
+from jobs.spec import SCHEMA_VERSION
+from jobs.spec.job import Stage
+from jobs.spec.merge import MergeSpec
+from jobs.spec.sft import SftSpec
+
+_PLAN_VERSION = 1
+
+_NOT_IN_KEY = {"resources", "after", "hub_token", "checkpoint"}
+_TRAINING_NOT_IN_KEY = {
+    "logging_steps",
+    "eval_steps",
+    "per_device_eval_batch_size",
+    "gradient_checkpointing",
+}
+"""What only observes the training, or trades memory for time: the weights come out the same."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage, resolved."""
+
+    name: str
+    spec: SftSpec | MergeSpec
+    """The stage as the user wrote it, with every derived value filled in."""
+    needs: tuple[str, ...]
+    """The stages that must end well first."""
+    inputs: Mapping[str, str]
+    """The stage whose artifact each field takes, by field."""
+    produces: Artifact
+    """What the stage leaves for others."""
+
+    @property
+    def kind(self) -> str:
+        """The stage's kind, such as `sft`."""
+        return self.spec.kind
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job, resolved."""
+
+    name: str
+    seed: int
+    storage: str
+    """The URI or folder under which runs lie."""
+    base_folders: tuple[str, ...]
+    """Where relative paths are looked up, the first first."""
+    stages: tuple[StagePlan, ...]
+    """Each behind those it needs."""
+
+    def stage(self, name: str) -> StagePlan:
+        """The stage of a name.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        return {stage.name: stage for stage in self.stages}[name]
+
+    def to_json(self) -> str:
+        """The plan as JSON, which `from_json` reads. Secrets are in it by name only."""
+        content = {
+            "plan_version": _PLAN_VERSION,
+            "name": self.name,
+            "seed": self.seed,
+            "storage": self.storage,
+            "base_folders": self.base_folders,
+            "stages": [_stage_to_json(stage) for stage in self.stages],
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """The plan that `to_json` wrote.
+
+        Raises:
+            ValueError: if the text is no plan, or one of another version.
+        """
+        content = json.loads(text)
+        version = content.get("plan_version") if isinstance(content, dict) else None
+        if version != _PLAN_VERSION:
+            raise ValueError(f"expected a plan of version {_PLAN_VERSION}, got {version!r}")
+        return Plan(
+            content["name"],
+            content["seed"],
+            content["storage"],
+            tuple(content["base_folders"]),
+            tuple(_stage_from_json(stage) for stage in content["stages"]),
+        )
+
+
+def resolve(loaded: LoadedSpec, storage: str) -> Plan:
+    """The plan of a spec. Pure: it asks nothing of the machine.
+
+    Args:
+        loaded: a valid spec.
+        storage: the URI or folder under which runs lie.
+
+    Raises:
+        SpecError: if stages wait for one another in a circle, or take what does not fit them.
+    """
+    if problems := graph_problems(loaded):
+        raise SpecError(problems)
+    needs = edges(loaded.spec)
+    stages = tuple(
+        _stage_plan(name, loaded.spec.stages[name], needs[name]) for name in in_order(needs)
+    )
+    return Plan(loaded.spec.name, loaded.spec.seed, storage, loaded.base_folders, stages)
+
+
+def stage_key(
+    stage: StagePlan, seed: int, inputs: Mapping[str, str], versions: Mapping[str, str]
+) -> str:
+    """What decides a stage's artifact, as sha256 in hex: equal keys, equal artifacts.
+
+    Args:
+        stage: the stage.
+        seed: the job's seed.
+        inputs: digests of everything the stage reads: artifacts, models, datasets.
+        versions: of the libraries that compute the artifact.
+    """
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": stage.kind,
+        "stage": _key_fields(stage),
+        "seed": seed,
+        "inputs": dict(inputs),
+        "versions": dict(versions),
+    }
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _key_fields(stage: StagePlan) -> dict[str, Any]:
+    # Another stage's artifact counts by its digest: renaming that stage changes nothing.
+    fields = stage.spec.model_dump(mode="json", exclude=_NOT_IN_KEY | set(stage.inputs))
+    if "training" in fields:
+        fields["training"] = {
+            name: value
+            for name, value in fields["training"].items()
+            if name not in _TRAINING_NOT_IN_KEY
+        }
+    return fields
+
+
+def _stage_plan(name: str, spec: SftSpec | MergeSpec, needs: tuple[str, ...]) -> StagePlan:
+    resolved = resolved_sft(spec) if isinstance(spec, SftSpec) else spec
+    return StagePlan(name, resolved, needs, inputs(spec), produces(spec))
+
+
+def _stage_to_json(stage: StagePlan) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "needs": stage.needs,
+        "inputs": dict(stage.inputs),
+        "produces": stage.produces,
+        "spec": stage.spec.model_dump(mode="json"),
+    }
+
+
+def _stage_from_json(content: dict[str, Any]) -> StagePlan:
+    spec = TypeAdapter[SftSpec | MergeSpec](Stage).validate_json(json.dumps(content["spec"]))
+    return StagePlan(
+        content["name"], spec, tuple(content["needs"]), content["inputs"], content["produces"]
+    )

@@ -1,0 +1,297 @@
+"""The run's record: what the controller observed, in the run's folder, and how runs are found.
+
+`status.json` says how things stand and is replaced whole; `events.jsonl` says what happened and
+only grows. One process writes them, the run's driver. Everybody else reads them, so that status
+and logs work from storage alone, while the run goes on and after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from jobs.errors import RaysmithError, UserError
+from jobs.masking import Mask, masker
+from jobs.observed import (
+    Clock,
+    Driver,
+    Progress,
+    RunStatus,
+    StageStatus,
+    is_live,
+    read_progress,
+    read_status,
+    timestamp,
+    utc_now,
+    write_progress,
+)
+from jobs.state import RunState, StageState, allowed
+from storage.commit import read_committed
+from storage.durable import write_atomic
+from storage.layout import Layout, RunLayout
+
+__all__ = [
+    "Clock",
+    "Driver",
+    "Progress",
+    "Record",
+    "RunStatus",
+    "StageStatus",
+    "find_artifact",
+    "find_run",
+    "is_live",
+    "new_run_id",
+    "read_progress",
+    "read_status",
+    "resolve_run",
+    "write_progress",
+]
+
+BEAT_EVERY = timedelta(seconds=10)
+"""How often `Record.beat` renews the status."""
+
+_LISTED_RUNS = 5
+
+
+class Record:
+    """Writes the record of one run. `mask` is applied to all text that comes from outside."""
+
+    def __init__(self, layout: RunLayout, status: RunStatus, *, now: Clock, mask: Mask) -> None:
+        self.layout = layout
+        self._status = status
+        self._now = now
+        self._mask = mask
+
+    @classmethod
+    def create(
+        cls,
+        layout: RunLayout,
+        *,
+        run_id: str,
+        name: str,
+        plan_json: str,
+        spec_text: str,
+        lock: Mapping[str, JsonValue],
+        stages: tuple[StageStatus, ...],
+        digest: str,
+        now: Clock = utc_now,
+        mask: Mask | None = None,
+    ) -> Record:
+        """Starts the record of a new run, driven by this process. The status is written last.
+
+        Raises:
+            RaysmithError: the run's folder exists already.
+        """
+        mask = mask or masker((), {})
+        moment = timestamp(now())
+        status = RunStatus(
+            run_id=run_id,
+            name=name,
+            state=RunState.RUNNING,
+            digest=digest,
+            stages=stages,
+            created_at=moment,
+            updated_at=moment,
+            driver=Driver.here(),
+        )
+        _make_folder(layout)
+        write_atomic(layout.spec, mask(spec_text).encode())
+        write_atomic(layout.plan, mask(plan_json).encode())
+        write_atomic(layout.lock, _json(_masked(dict(lock), mask)))
+        record = cls(layout, status, now=now, mask=mask)
+        record.event("run_created", run_id=run_id)
+        record._write(status)
+        return record
+
+    @classmethod
+    def open(cls, layout: RunLayout, *, now: Clock = utc_now, mask: Mask | None = None) -> Record:
+        """The record of an earlier run, unchanged; `resume` takes it over.
+
+        Raises:
+            UserError: there is no readable record.
+        """
+        return cls(layout, read_status(layout), now=now, mask=mask or masker((), {}))
+
+    @property
+    def status(self) -> RunStatus:
+        """What was written last."""
+        return self._status
+
+    def resume(self) -> None:
+        """Makes this process the driver of the run, whatever the run's state.
+
+        Raises:
+            UserError: another process that is alive drives it.
+        """
+        here, driver = Driver.here(), self._status.driver
+        if driver and driver != here and is_live(self._status, self._now):
+            raise UserError(
+                f"run {self._status.name}/{self._status.run_id} is being driven by process "
+                f"{driver.pid} on {driver.host}",
+                remedy="watch it with `raysmith logs --follow`, or stop that process first",
+            )
+        self.event("run_resumed", host=here.host, pid=here.pid)
+        self._change(state=RunState.RUNNING, driver=here, message=None)
+
+    def move(self, stage: str, state: StageState, **changes: Any) -> StageStatus:
+        """Moves a stage to `state` and sets other fields of its status; returns the new status.
+
+        Start and end times follow from the state. A stage that starts, or is to start, loses its
+        reason and message.
+
+        Raises:
+            KeyError: the run has no such stage.
+            ValueError: the transition is not allowed, or a value has the wrong type.
+            TypeError: `changes` names a field that does not exist.
+        """
+        old = self._status.stage(stage)
+        if not allowed(old.state, state):
+            raise ValueError(f"stage {stage} cannot move from {old.state} to {state}")
+        if unknown := changes.keys() - StageStatus.model_fields.keys():
+            raise TypeError(f"a stage's status has no {', '.join(sorted(unknown))}")
+        implied = _implied(old, state, timestamp(self._now()))
+        if changes.get("message"):
+            changes["message"] = self._mask(changes["message"])
+        new = StageStatus.model_validate({**old.model_dump(), **implied, **changes, "state": state})
+        self.event(
+            "stage", stage, **{"state": state.value, "attempt": new.attempt, **_plain(changes)}
+        )
+        self._change(stages=tuple(new if s.name == stage else s for s in self._status.stages))
+        return new
+
+    def event(self, kind: str, stage: str | None = None, **fields: JsonValue) -> None:
+        """Appends one line to the run's events."""
+        head: dict[str, JsonValue] = {"time": timestamp(self._now()), "event": kind}
+        if stage is not None:
+            head["stage"] = stage
+        line = json.dumps({**head, **_masked(fields, self._mask)}, ensure_ascii=False) + "\n"
+        # One write to a file opened for appending is not torn by a kill, nor by another writer.
+        descriptor = os.open(self.layout.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+    def beat(self) -> None:
+        """Renews the status's time, at most every 10 s: to other hosts, the sign of life."""
+        if self._now() - datetime.fromisoformat(self._status.updated_at) >= BEAT_EVERY:
+            self._change()
+
+    def finish(self, state: RunState, message: str | None = None) -> None:
+        """Writes how the run ended."""
+        text = self._mask(message) if message else None
+        self.event("run_finished", state=state.value, message=text)
+        self._change(state=state, message=text)
+
+    def _change(self, **changes: Any) -> None:
+        self._write(
+            self._status.model_copy(update={**changes, "updated_at": timestamp(self._now())})
+        )
+
+    def _write(self, status: RunStatus) -> None:
+        write_atomic(self.layout.status, status.model_dump_json(indent=2).encode() + b"\n")
+        self._status = status
+
+
+def new_run_id(now: datetime, digest: str) -> str:
+    """A run id that sorts by time and tells plans apart: `20261122-103200-ab12cd`."""
+    return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{digest[:6]}"
+
+
+def find_run(layout: Layout, name: str, digest: str) -> RunStatus | None:
+    """The newest run of this name that would do the same."""
+    runs = (status for _, status in _runs(layout, name) if status.digest == digest)
+    return next(runs, None)
+
+
+def find_artifact(layout: Layout, name: str, key: str) -> Path | None:
+    """The newest committed artifact that a stage with this key left in any run of this name."""
+    for run, status in _runs(layout, name):
+        for stage in status.stages:
+            if stage.state is StageState.SUCCEEDED and stage.key == key:
+                folder = run.artifact(stage.name)
+                manifest = read_committed(folder, verify="sizes")
+                if manifest and manifest.owner.key == key:
+                    return folder
+    return None
+
+
+def resolve_run(layout: Layout, text: str = "") -> RunLayout:
+    """The run that `text` means: a run's folder, `name/run_id`, a run id, or a name.
+
+    Of several, and of all when `text` is empty, the one that was worked on last.
+
+    Raises:
+        UserError: there is no such run; the message lists the newest ones.
+    """
+    if text and RunLayout(Path(text)).status.is_file():
+        return RunLayout(Path(text).absolute())
+    runs = [found for name in layout.names() for found in _runs(layout, name)]
+    runs.sort(key=lambda found: found[1].updated_at, reverse=True)
+    for run, status in runs:
+        if text in ("", status.name, status.run_id, f"{status.name}/{status.run_id}"):
+            return run
+    what = f"no run {text!r}" if text else "no run"
+    names = [f"{status.name}/{status.run_id}" for _, status in runs[:_LISTED_RUNS]]
+    raise UserError(
+        f"there is {what} in {layout.root}",
+        remedy=f"choose one of: {', '.join(names)}"
+        if names
+        else "start one with `raysmith run SPEC`, or say where runs lie with --storage",
+    )
+
+
+def _runs(layout: Layout, name: str) -> Iterator[tuple[RunLayout, RunStatus]]:
+    for run_id in layout.runs(name):
+        run = layout.run(name, run_id)
+        try:
+            yield run, read_status(run)
+        except UserError:
+            continue  # being created, or of a version that this one can't read
+
+
+def _make_folder(layout: RunLayout) -> None:
+    try:
+        layout.folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise RaysmithError(
+            f"the run folder {layout.folder} exists already",
+            remedy="start the same command again: it takes the next free run id",
+        ) from error
+
+
+def _implied(old: StageStatus, state: StageState, moment: str) -> dict[str, str | None]:
+    """The fields that follow from a transition."""
+    if state is StageState.PENDING:
+        return dict.fromkeys(("started_at", "ended_at", "reason", "message"))
+    if state is StageState.RUNNING:
+        started_at = old.started_at if old.state is StageState.RETRYING else moment
+        return {"started_at": started_at, "ended_at": None, "reason": None, "message": None}
+    return {"ended_at": moment} if state.is_final else {}
+
+
+def _masked(value: Any, mask: Mask) -> Any:
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, dict):
+        return {key: _masked(item, mask) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(item, mask) for item in value]
+    return value
+
+
+def _plain(changes: Mapping[str, Any]) -> dict[str, JsonValue]:
+    return {
+        key: value if isinstance(value, int | float | None) else str(value)
+        for key, value in changes.items()
+    }
+
+
+def _json(value: JsonValue) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"

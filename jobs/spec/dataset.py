@@ -1,0 +1,95 @@
+"""Which rows a stage trains on, and how they become tokens."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+
+from jobs.spec.fields import Spec
+
+FormatName = Literal["alpaca", "sharegpt", "query-response", "messages"]
+
+_COUNT_SUFFIX = re.compile(r"^(?P<path>.*[^#])#(?P<sample>\d+)$")
+
+
+class SourceSpec(Spec):
+    """One dataset: files of one format, and which of their rows to take."""
+
+    path: str = Field(min_length=1)
+    """A file (.jsonl, .json, .csv, .parquet), a folder or pattern of such files, or the name of a
+    bundled dataset. A relative path is looked up beside the spec, then in the current folder."""
+    sample: PositiveInt | None = None
+    """How many rows to take, at random and without replacement; beyond the dataset's size, whole
+    copies and then a random rest. All rows when absent. `path#500` is the short form."""
+    format: FormatName | None = None
+    """How a row is laid out. Told from the first row's columns when absent."""
+    columns: dict[str, str] = {}
+    """Renames columns before the format is applied: the file's name to the standard name."""
+
+    @classmethod
+    def parse(cls, text: str) -> SourceSpec:
+        """A source from its short form, `path` or `path#500`."""
+        match = _COUNT_SUFFIX.match(text)
+        return cls(path=match["path"], sample=int(match["sample"])) if match else cls(path=text)
+
+
+Source = Annotated[str, Field(min_length=1)] | SourceSpec
+Sources = Annotated[tuple[Source, ...], Field(min_length=1)]
+
+
+class DatasetSpec(Spec):
+    """Training rows, validation rows, and the way from rows to tokens."""
+
+    train: Sources
+    """The datasets to train on; their rows are shuffled together."""
+    validation: Annotated[float, Field(ge=0, lt=1)] | PositiveInt | Sources = 0.0
+    """A share of the training rows (0.02), a number of them (200), or datasets of its own. Rows
+    held out are never trained on."""
+    max_length: PositiveInt = 2048
+    """The most tokens that a row may have."""
+    truncation_strategy: Literal["delete", "left", "right"] = "delete"
+    """What becomes of a longer row: dropped, or cut at its left or right end."""
+    system: str | None = None
+    """The system message of rows that have none of their own; the chat template's when absent."""
+    chat_template: str | None = None
+    """A file with the Jinja chat template to use instead of the tokenizer's."""
+    strict: bool = False
+    """Makes a row that can't be used an error. Otherwise such rows are counted and left out."""
+    shuffle: bool = True
+    """Shuffles the rows anew in each epoch, in an order that depends on seed and epoch alone."""
+    model_name: str | tuple[str, str] | None = None
+    """Fills `{{NAME}}` in the rows: one name, or two as `[Chinese, English]`."""
+    model_author: str | tuple[str, str] | None = None
+    """Fills `{{AUTHOR}}` in the rows: one name, or two as `[Chinese, English]`."""
+
+    @property
+    def train_sources(self) -> tuple[SourceSpec, ...]:
+        """The training datasets, each in its long form."""
+        return _long_form(self.train)
+
+    @property
+    def validation_sources(self) -> tuple[SourceSpec, ...]:
+        """The validation datasets, each in its long form; none where rows are held out."""
+        return _long_form(self.validation) if isinstance(self.validation, tuple) else ()
+
+    @property
+    def held_out(self) -> NonNegativeFloat | int:
+        """The share (below 1) or number of training rows to hold out for validation."""
+        return 0 if isinstance(self.validation, tuple) else self.validation
+
+    @model_validator(mode="after")
+    def _sources_have_paths(self) -> DatasetSpec:
+        held_out = self.validation if isinstance(self.validation, tuple) else ()
+        for source in (*self.train, *held_out):
+            match = _COUNT_SUFFIX.match(source) if isinstance(source, str) else None
+            if match and int(match["sample"]) == 0:
+                raise ValueError(f"{source!r} takes no rows; write a number above zero after the #")
+        return self
+
+
+def _long_form(sources: tuple[str | SourceSpec, ...]) -> tuple[SourceSpec, ...]:
+    return tuple(
+        SourceSpec.parse(source) if isinstance(source, str) else source for source in sources
+    )

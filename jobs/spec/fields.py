@@ -1,0 +1,94 @@
+"""The base of every spec class, and the types that several of them share."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+"""Names become folder names, in every storage: lower case, no separators."""
+
+REFERENCE = re.compile(r"^\$\{stages\.(?P<stage>[^.{}]+)\.(?P<output>[^.{}]+)\}$")
+"""`${stages.X.model}`: the one way to name another stage's artifact."""
+
+SECRET = re.compile(r"^\$\{secret:(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}$")
+"""`${secret:X}`: resolved from the worker's environment, never recorded."""
+
+
+class Spec(BaseModel):
+    """A part of the job file: frozen, and with no room for keys that nobody reads."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+
+class StageSpec(Spec):
+    """What all kinds of stage have in common. Each kind adds `kind: Literal[...]`."""
+
+    after: tuple[str, ...] = ()
+    """Stages that must end well before this one starts, where no artifact says so already."""
+
+
+def _check_secret(value: str) -> str:
+    if not SECRET.match(value):
+        raise ValueError(
+            "must be a reference such as ${secret:HF_TOKEN}: the value itself is never written "
+            "into a spec, since specs are recorded"
+        )
+    return value
+
+
+SecretReference = Annotated[
+    str,
+    AfterValidator(_check_secret),
+    Field(pattern=SECRET.pattern, examples=["${secret:HF_TOKEN}"]),
+]
+"""The name of an environment variable on the workers, written `${secret:NAME}`."""
+
+_BYTES_PER_UNIT = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_BYTE_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*$", re.IGNORECASE)
+
+
+def size_bytes(text: str) -> int:
+    """The number of bytes that a size such as `5GB` or `500 MB` stands for (decimal units).
+
+    Raises:
+        ValueError: if the text is no size, or is zero.
+    """
+    match = _BYTE_SIZE.match(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a size; write a number and a unit, such as 5GB or 500MB")
+    size = int(float(match[1]) * _BYTES_PER_UNIT[match[2].upper()])
+    if size < 1:
+        raise ValueError(f"{text!r} must be more than zero bytes")
+    return size
+
+
+def _check_size(text: str) -> str:
+    size_bytes(text)
+    return text
+
+
+ByteSize = Annotated[str, AfterValidator(_check_size), Field(examples=["5GB", "500MB"])]
+"""A size in words; `size_bytes` reads it."""
+
+ModelReference = Annotated[
+    str,
+    Field(
+        min_length=1,
+        examples=[
+            "smollm2-135m-instruct",
+            "Qwen/Qwen2.5-7B-Instruct@a09a354",
+            "${stages.sft.model}",
+        ],
+    ),
+]
+"""A bundled name, a folder, a hub id with an optional `@revision`, or another stage's model."""

@@ -1,0 +1,58 @@
+"""`kind: sft`: supervised fine-tuning on conversations.
+
+    sft:
+      kind: sft
+      model: smollm2-135m-instruct
+      dataset: {train: ["./alpaca.jsonl#500", self-cognition], validation: 0.02}
+      tuner: {type: lora, rank: 8}
+      training: {num_train_epochs: 1, global_batch_size: 16, deepspeed: zero2}
+
+The loss is the cross-entropy of the assistant's turns, averaged over the tokens of the global
+batch. The stage leaves an adapter (`type: lora`) or a full model (`type: full`) for other stages.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from jobs.spec.checkpoint import CheckpointSpec
+from jobs.spec.dataset import DatasetSpec
+from jobs.spec.fields import ModelReference, SecretReference, StageSpec
+from jobs.spec.resources import ResourcesSpec
+from jobs.spec.training import TrainingSpec
+from jobs.spec.tuner import LoraSpec, TunerSpec
+
+
+class SftSpec(StageSpec):
+    """Supervised fine-tuning: the model learns the assistant's turns of conversations."""
+
+    kind: Literal["sft"]
+    """Supervised fine-tuning."""
+    model: ModelReference
+    """The full model to start from."""
+    dataset: DatasetSpec
+    """What to train and evaluate on."""
+    tuner: TunerSpec = LoraSpec()
+    """Which weights to train."""
+    training: TrainingSpec = TrainingSpec()
+    """Optimiser, schedule, precision, batch sizes."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """When to save, and what to keep."""
+    resources: ResourcesSpec = ResourcesSpec()
+    """The workers to train on."""
+    hub_token: SecretReference | None = None
+    """Opens a gated model on the hub: `${secret:HF_TOKEN}`."""
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> SftSpec:
+        size = self.training.global_batch_size
+        pass_size = self.training.per_device_train_batch_size * self.resources.workers
+        if size and size % pass_size:
+            raise ValueError(
+                f"global_batch_size {size} is not a multiple of per_device_train_batch_size x "
+                f"workers = {pass_size}; choose {size // pass_size * pass_size or pass_size} or "
+                f"{(size // pass_size + 1) * pass_size}"
+            )
+        return self

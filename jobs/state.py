@@ -1,0 +1,85 @@
+"""States of runs and stages, and the classes of failure that decide retries."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class StageState(StrEnum):
+    """Where a stage stands. Only the controller moves it."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    SUCCEEDED = "succeeded"
+    CACHED = "cached"
+    """Not run: an earlier run of the same name holds the artifact of the same key."""
+    FAILED = "failed"
+    STOPPED = "stopped"
+    SKIPPED = "skipped"
+    """Not run, since a stage before it failed or was stopped."""
+
+    @property
+    def has_artifact(self) -> bool:
+        """Whether the stages after this one can start."""
+        return self in (StageState.SUCCEEDED, StageState.CACHED)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether this attempt at the run will not move the stage any more."""
+        return self not in (StageState.PENDING, StageState.RUNNING, StageState.RETRYING)
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class FailureClass(StrEnum):
+    """Why a stage failed. It alone decides whether the stage is tried again."""
+
+    USER_ERROR = "user_error"
+    DEVICE_OUT_OF_MEMORY = "device_out_of_memory"
+    HOST_OUT_OF_MEMORY = "host_out_of_memory"
+    INFRASTRUCTURE = "infrastructure"
+    UNKNOWN = "unknown"
+
+    @property
+    def max_retries(self) -> int:
+        """How many times a stage is tried again after failures of this class."""
+        return _MAX_RETRIES[self]
+
+
+_MAX_RETRIES = {
+    FailureClass.USER_ERROR: 0,
+    FailureClass.DEVICE_OUT_OF_MEMORY: 0,
+    FailureClass.HOST_OUT_OF_MEMORY: 1,
+    FailureClass.INFRASTRUCTURE: 3,
+    FailureClass.UNKNOWN: 0,
+}
+
+_START = frozenset({StageState.PENDING, StageState.RUNNING})
+
+_NEXT: dict[StageState, frozenset[StageState]] = {
+    StageState.PENDING: _START
+    | {StageState.CACHED, StageState.SKIPPED, StageState.STOPPED, StageState.FAILED},
+    # A driver that was killed leaves stages running or retrying; the next one starts them anew.
+    StageState.RUNNING: _START
+    | {StageState.RETRYING, StageState.SUCCEEDED, StageState.FAILED, StageState.STOPPED},
+    StageState.RETRYING: _START | {StageState.FAILED, StageState.STOPPED},
+    StageState.FAILED: _START,
+    StageState.STOPPED: _START,
+    StageState.SKIPPED: _START,
+    # Only where the artifact has been removed or damaged since.
+    StageState.SUCCEEDED: frozenset({StageState.PENDING}),
+    StageState.CACHED: frozenset({StageState.PENDING}),
+}
+
+
+def allowed(old: StageState, new: StageState) -> bool:
+    """Whether a stage may move from `old` to `new`, also when a run is taken up again."""
+    return new in _NEXT[old]

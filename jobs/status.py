@@ -1,0 +1,192 @@
+"""What `raysmith status` prints: how a run stands, read from storage alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from jobs.observed import (
+    Clock,
+    Progress,
+    RunStatus,
+    StageStatus,
+    is_live,
+    read_progress,
+    read_status,
+    utc_now,
+)
+from jobs.state import RunState, StageState
+from storage.layout import RunLayout
+
+INTERRUPTED = "interrupted"
+"""Shown for a run whose driver is gone, and for the stages that it was at."""
+
+STYLES = {
+    StageState.PENDING: "dim",
+    StageState.RUNNING: "cyan",
+    StageState.RETRYING: "yellow",
+    StageState.SUCCEEDED: "green",
+    StageState.CACHED: "green",
+    StageState.FAILED: "red",
+    StageState.STOPPED: "yellow",
+    StageState.SKIPPED: "dim",
+}
+"""The terminal style of each state."""
+
+_HEADINGS = ("stage", "kind", "state", "attempt", "elapsed", "progress")
+
+
+def render_status(layout: RunLayout, *, markup: bool = False, now: Clock = utc_now) -> str:
+    """How the run stands, for a person; with rich's markup if asked for.
+
+    Raises:
+        UserError: the folder holds no readable record.
+    """
+    status = read_status(layout)
+    live = is_live(status, now)
+    head = f"{status.name}/{status.run_id}: {_run_state(status, live)}"
+    lines = [head, f"folder: {shown(layout.folder)}", f"started: {_clock_time(status.created_at)}"]
+    if status.message:
+        lines.append(f"message: {status.message}")
+    rows = [_HEADINGS, *(_row(layout, status, stage, live, now) for stage in status.stages)]
+    table = _table(rows)
+    details = [line for stage in status.stages for line in _details(stage)]
+    if markup:
+        lines, details = [_escape(line) for line in lines], [_escape(line) for line in details]
+        styles = ["bold", *(STYLES[stage.state] for stage in status.stages)]
+        table = [f"[{style}]{_escape(line)}[/]" for style, line in zip(styles, table, strict=True)]
+    return "\n".join([*lines, "", *table, *(["", *details] if details else [])])
+
+
+def as_json(layout: RunLayout, *, now: Clock = utc_now) -> str:
+    """The run's status as JSON, with whether its driver lives, its folder, and the progress.
+
+    Raises:
+        UserError: the folder holds no readable record.
+    """
+    status = read_status(layout)
+    document = status.model_dump(mode="json")
+    document |= {"live": is_live(status, now), "folder": str(layout.folder)}
+    for stage, entry in zip(status.stages, document["stages"], strict=True):
+        progress = stage_progress(layout, stage)
+        entry["progress"] = _finite(progress) if progress else None
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def stage_progress(layout: RunLayout, stage: StageStatus) -> Progress | None:
+    """What the stage's newest attempt said last, if anything."""
+    if stage.attempt < 1:
+        return None
+    return read_progress(layout.stage(stage.name).attempt(stage.attempt).progress_json)
+
+
+def describe(progress: Progress) -> str:
+    """Progress in one line: `step 12/100  loss 1.2345  251 tokens/s  ETA 1m01s`."""
+    parts = [progress.phase or ""]
+    if progress.step is not None:
+        parts.append(
+            f"step {progress.step}" + (f"/{progress.max_steps}" * bool(progress.max_steps))
+        )
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.tokens_per_second is not None:
+        parts.append(f"{progress.tokens_per_second:.0f} tokens/s")
+    if progress.remaining_s is not None:
+        parts.append(f"ETA {duration(progress.remaining_s)}")
+    return "  ".join(part for part in parts if part)
+
+
+def duration(seconds: float) -> str:
+    """A time span in words: `5s`, `1m01s`, `2h05m`."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def elapsed_s(stage: StageStatus, end: datetime) -> float | None:
+    """Seconds from the stage's start to its end, or to `end` while it goes on."""
+    if stage.started_at is None:
+        return None
+    last = datetime.fromisoformat(stage.ended_at) if stage.ended_at else end
+    return (last - datetime.fromisoformat(stage.started_at)).total_seconds()
+
+
+def shown(path: Path | str) -> str:
+    """A path as people type it: relative where it lies below the current folder."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _run_state(status: RunStatus, live: bool) -> str:
+    if status.state is not RunState.RUNNING:
+        return status.state.value
+    if not live:
+        return f"{INTERRUPTED} (the same command goes on)"
+    return f"running (process {status.driver.pid} on {status.driver.host})" if status.driver else ""
+
+
+def _row(
+    layout: RunLayout, status: RunStatus, stage: StageStatus, live: bool, now: Clock
+) -> tuple[str, ...]:
+    at_work = not stage.state.is_final and stage.state is not StageState.PENDING
+    lost = at_work and not live
+    seconds = elapsed_s(stage, datetime.fromisoformat(status.updated_at) if lost else now())
+    progress = stage_progress(layout, stage)
+    return (
+        stage.name,
+        stage.kind,
+        INTERRUPTED if lost else stage.state.value,
+        str(stage.attempt or "") + (f" (+{stage.recoveries} recovered)" * bool(stage.recoveries)),
+        "" if seconds is None else duration(seconds),
+        _progress_cell(progress, at_work and live) if progress else "",
+    )
+
+
+def _progress_cell(progress: Progress, at_work: bool) -> str:
+    if not at_work:  # what remained, and what it was doing then, says nothing any more
+        progress = progress.model_copy(update={"phase": None, "remaining_s": None})
+    percent = "" if progress.share is None else f"{progress.share:.0%}  "
+    return percent + describe(progress)
+
+
+def _details(stage: StageStatus) -> list[str]:
+    lines = []
+    if stage.reason or stage.message:
+        lines.append(f"{stage.name}: " + ": ".join(filter(None, (stage.reason, stage.message))))
+    if stage.artifact and stage.state.has_artifact:
+        lines.append(f"{stage.name}: artifact in {shown(stage.artifact)}")
+    return lines
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _clock_time(text: str) -> str:
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _finite(progress: Progress) -> dict[str, str | int | float | None]:
+    # JSON has no NaN, and a loss may be one.
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in progress.model_dump().items()
+    }

@@ -1,0 +1,128 @@
+"""The tree of values that a user wrote: paths into it, and where each value was written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from jobs.errors import Problem
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+"""The way from the top of the file to a value: keys, and indices into lists."""
+
+Value: TypeAlias = Any
+"""None, bool, int, float, str, or lists and string-keyed dicts of these."""
+
+SET_OPTION = "--set"
+"""Stands for the file of values that came from the command line."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a value was written: a place in a file, or a `--set` option, which has no lines."""
+
+    file: str
+    line: int | None = None
+    column: int | None = None
+    layer: Literal["spec", "set"] = "spec"
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where each value and each key of a tree was written."""
+
+    values: dict[KeyPath, Position]
+    keys: dict[KeyPath, Position]
+
+    def of(self, path: KeyPath) -> Position:
+        """The place of a value, or of the nearest section around it that was written."""
+        for length in range(len(path), 0, -1):
+            if found := self.values.get(path[:length]):
+                return found
+        return self.values[()]
+
+    def of_key(self, path: KeyPath) -> Position:
+        """The place of a key; the value's where it has none, as in a list."""
+        return self.keys.get(path) or self.of(path)
+
+    def forget(self, path: KeyPath) -> None:
+        """Drops everything at and below a path, since something else takes its place."""
+        for places in (self.values, self.keys):
+            for known in [known for known in places if known[: len(path)] == path]:
+                del places[known]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file."""
+
+    value: Value
+    positions: Positions
+    plain: set[KeyPath]
+    """Text that stood without quotes."""
+    problems: list[Problem] = field(default_factory=list)
+    refused: set[KeyPath] = field(default_factory=set)
+    """Values that were left out, with the reason among the problems."""
+
+    def problem(
+        self, path: KeyPath, message: str, remedy: str | None = None, *, at_key: bool = False
+    ) -> Problem:
+        """A problem with the value at a path, or with its key."""
+        place = self.positions.of_key(path) if at_key else self.positions.of(path)
+        return problem_at(place, path, message, remedy)
+
+
+def problem_at(place: Position, path: KeyPath, message: str, remedy: str | None = None) -> Problem:
+    """A problem at a place."""
+    name = dotted(path)
+    shown = "" if place.file == f"{SET_OPTION} {name}" else name
+    return Problem(message, remedy, shown, place.file, place.line, place.column)
+
+
+def dotted(path: KeyPath) -> str:
+    """A path as people write it: `stages.sft.dataset.train[0].path`."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+    return text.removeprefix(".")
+
+
+def split_dotted(text: str, tree: Value) -> KeyPath:
+    """The path that a text such as `a.b[0].c` names; numbers are indices where `tree` has lists."""
+    path: list[str | int] = []
+    value = tree
+    for key in re.sub(r"\[(\d+)\]", r".\1", text).split("."):
+        path.append(int(key) if isinstance(value, list) and key.isdecimal() else key)
+        value = child(value, path[-1])
+    return tuple(path)
+
+
+def child(value: Value, key: str | int) -> Value:
+    """What lies under a key or index; None where nothing does."""
+    if isinstance(value, dict):
+        return value.get(key)
+    if isinstance(value, list) and isinstance(key, int) and 0 <= key < len(value):
+        return value[key]
+    return None
+
+
+def value_at(tree: Value, path: KeyPath) -> Value:
+    """What lies at a path; None where nothing does."""
+    for key in path:
+        tree = child(tree, key)
+    return tree
+
+
+def leaves(tree: Value, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Value]]:
+    """Every scalar of a tree, with its path."""
+    if isinstance(tree, (dict, list)):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        for key, value in items:
+            yield from leaves(value, (*path, key))
+    else:
+        yield path, tree
+
+
+def replace(tree: Value, path: KeyPath, value: Value) -> None:
+    """Puts another value in the place of the one at a path that is not the top."""
+    value_at(tree, path[:-1])[path[-1]] = value

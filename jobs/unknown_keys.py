@@ -1,0 +1,170 @@
+"""What to tell somebody who wrote an unknown key: the nearest name, or the right place."""
+
+from __future__ import annotations
+
+import difflib
+
+from jobs.spec import JobSpec
+from jobs.spec.fields import Spec
+from jobs.spec.sft import SftSpec
+from jobs.spec_types import annotation_at, fields_below, sections
+from jobs.tree import KeyPath, Value, child, dotted, value_at
+
+ELSEWHERE = {
+    "adapter_name_or_path": "model",
+    "base_model": "model",
+    "batch_size": "training.per_device_train_batch_size",
+    "beta1": "training.adam_beta1",
+    "beta2": "training.adam_beta2",
+    "bf16": "training.torch_dtype",
+    "cutoff_len": "dataset.max_length",
+    "data": "dataset",
+    "dataset_path": "dataset.train",
+    "ds_config": "training.deepspeed",
+    "dtype": "training.torch_dtype",
+    "epochs": "training.num_train_epochs",
+    "eval_dataset": "dataset.validation",
+    "evaluation_steps": "training.eval_steps",
+    "finetuning_type": "tuner.type",
+    "fp16": "training.torch_dtype",
+    "gpus": "resources.gpus_per_worker",
+    "gradient_accumulation": "training.gradient_accumulation_steps",
+    "grad_accum": "training.gradient_accumulation_steps",
+    "gradient_clipping": "training.max_grad_norm",
+    "hf_token": "hub_token",
+    "lora_alpha": "tuner.alpha",
+    "lora_dropout": "tuner.dropout",
+    "lora_r": "tuner.rank",
+    "lora_rank": "tuner.rank",
+    "lora_target": "tuner.target_modules",
+    "lora_target_modules": "tuner.target_modules",
+    "lr": "training.learning_rate",
+    "lr_scheduler": "training.lr_scheduler_type",
+    "max_seq_len": "dataset.max_length",
+    "max_seq_length": "dataset.max_length",
+    "micro_batch_size": "training.per_device_train_batch_size",
+    "model_id": "model",
+    "model_name_or_path": "model",
+    "nproc_per_node": "resources.workers",
+    "num_epochs": "training.num_train_epochs",
+    "num_gpus": "resources.workers",
+    "num_workers": "resources.workers",
+    "precision": "training.torch_dtype",
+    "r": "tuner.rank",
+    "save_interval": "checkpoint.save_steps",
+    "scheduler": "training.lr_scheduler_type",
+    "split_dataset_ratio": "dataset.validation",
+    "stage": "kind",
+    "system_prompt": "dataset.system",
+    "task": "kind",
+    "template": "dataset.chat_template",
+    "test_size": "dataset.validation",
+    "train_batch_size": "training.global_batch_size",
+    "train_dataset": "dataset.train",
+    "train_file": "dataset.train",
+    "train_type": "tuner.type",
+    "tuner_type": "tuner.type",
+    "use_bf16": "training.torch_dtype",
+    "val_dataset": "dataset.validation",
+    "val_size": "dataset.validation",
+    "validation_file": "dataset.validation",
+    "world_size": "resources.workers",
+    "zero_stage": "training.deepspeed",
+}
+"""Names that other trainers have for what a stage calls by the path on the right."""
+
+ADVICE = {
+    "dataloader_num_workers": "remove it: rows are read by the cluster's free cores",
+    "dataset_dir": "remove it: relative paths are looked up beside the spec; write them in full",
+    "ddp_timeout": "remove it",
+    "do_eval": "remove it: `dataset.validation` turns evaluation on",
+    "do_train": "remove it: a stage of `kind: sft` trains",
+    "eval_strategy": "remove it: `training.eval_steps` says when to evaluate",
+    "evaluation_strategy": "remove it: `training.eval_steps` says when to evaluate",
+    "load_in_4bit": "remove it: quantized training is not supported",
+    "load_in_8bit": "remove it: quantized training is not supported",
+    "logging_dir": "use the --storage option: logs lie in the run's folder",
+    "max_samples": "write the number after the path of a dataset: `path#500`",
+    "merge_lora": "add a stage of `kind: merge`",
+    "output_dir": "use the --storage option: the spec does not say where its results lie",
+    "overwrite_cache": "remove it: what is cached is known by its content",
+    "overwrite_output_dir": "remove it: each run has a folder of its own",
+    "plot_loss": "remove it: the curves are always drawn, into the run's images folder",
+    "preprocessing_num_workers": "remove it: rows are read by the cluster's free cores",
+    "quantization_bit": "remove it: quantized training is not supported",
+    "report_to": "remove it: TensorBoard files are always written, into the run's folder",
+    "resume_from_checkpoint": "remove it: a run goes on from its newest checkpoint by itself",
+    "save_strategy": "remove it: `checkpoint.save_steps` says when to save",
+    "storage": "use the --storage option: the spec does not say where its results lie",
+    "trust_remote_code": "remove it: code from model repositories is never run",
+}
+"""Names that other trainers have for what is said in another way here."""
+
+_NEAR = 0.7
+
+
+def unknown_key(tree: Value, path: KeyPath) -> tuple[str, str]:
+    """The message and remedy for a key that the section around it does not have."""
+    return f"unknown key '{path[-1]}'", _remedy(tree, path)
+
+
+def nearest(word: str, choices: list[str]) -> str:
+    """`did you mean 'x'?` where one choice is near, else all of them."""
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(choices)}"
+
+
+def _remedy(tree: Value, path: KeyPath) -> str:
+    key, holder = str(path[-1]), path[:-1]
+    valid = [
+        name
+        for section in sections(annotation_at(tree, holder), value_at(tree, holder))
+        for name in section.model_fields
+    ]
+    known = _known_fields(tree, holder)
+    if places := [place for place, name in known if name == key]:
+        return f"{key} belongs in {places[0]}"
+    near = difflib.get_close_matches(key, valid, n=1, cutoff=_NEAR)
+    if near and key not in ELSEWHERE:
+        return f"did you mean '{near[0]}'?"
+    in_list = any(isinstance(part, int) for part in holder)
+    if holder and not in_list and key in JobSpec.model_fields:
+        return f"{key} belongs at the top of the file"
+    if key in ADVICE:
+        return ADVICE[key]
+    if key in ELSEWHERE:
+        return _renamed(tree, holder, ELSEWHERE[key])
+    if near := difflib.get_close_matches(key, valid, n=1):
+        return f"did you mean '{near[0]}'?"
+    if near := difflib.get_close_matches(key, [name for _, name in known], n=1, cutoff=0.8):
+        place = next(place for place, name in known if name == near[0])
+        return f"did you mean '{near[0]}' in {place}?"
+    return f"the keys here are {', '.join(valid)}" if valid else "remove it"
+
+
+def _known_fields(tree: Value, holder: KeyPath) -> list[tuple[str, str]]:
+    """Every field of the stage around a place, as (its section, its name)."""
+    stage, section = _stage_around(tree, holder)
+    return [
+        (dotted((*stage, *path)), name)
+        for path, name in fields_below(section)
+        if (*stage, *path) != holder
+    ]
+
+
+def _stage_around(tree: Value, holder: KeyPath) -> tuple[KeyPath, type[Spec]]:
+    """The stage that a place lies in; for the top of the file, the first stage."""
+    stages = child(tree, "stages")
+    name = holder[1] if len(holder) > 1 else next(iter(stages), "<name>") if stages else "<name>"
+    found = sections(annotation_at(tree, ("stages", name)), value_at(tree, ("stages", name)))
+    return ("stages", name), found[0] if found else SftSpec
+
+
+def _renamed(tree: Value, holder: KeyPath, path: str) -> str:
+    stage, section = _stage_around(tree, holder)
+    if path.split(".")[0] not in section.model_fields:
+        return "remove it: stages of this kind have nothing like it"
+    full = (*stage, *path.split("."))
+    if full[:-1] == holder:
+        return f"it is called '{full[-1]}' here"
+    return f"it is called '{full[-1]}' here, and belongs in {dotted(full[:-1])}"

@@ -1,0 +1,182 @@
+"""Every path of a run, and nowhere else.
+
+    <root>/<name>/<run_id>/
+      spec.yaml  plan.json  lock.json  status.json  events.jsonl
+      stages/<stage>/attempt_<k>/{driver.log, worker_<rank>.log, logging.jsonl, progress.json,
+                                  args.json, runs/, images/}
+      stages/<stage>/checkpoint-<step>/   (commit protocol)
+      stages/<stage>/data/                (commit protocol)
+      stages/<stage>/stop_request
+      artifacts/<stage>/                  (commit protocol)
+
+Nothing here creates or changes a file.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from storage.names import check_name, contained, is_name
+
+_CHECKPOINT: Final = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+
+
+@dataclass(frozen=True)
+class AttemptLayout:
+    """The folder of one try at a stage: what it said and measured."""
+
+    folder: Path
+
+    @property
+    def driver_log(self) -> Path:
+        """What the stage's driver printed."""
+        return self.folder / "driver.log"
+
+    @property
+    def logging_jsonl(self) -> Path:
+        """One JSON object of metrics for each logged step."""
+        return self.folder / "logging.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard event files."""
+        return self.folder / "runs"
+
+    @property
+    def images(self) -> Path:
+        """The folder of plotted curves."""
+        return self.folder / "images"
+
+    @property
+    def args_json(self) -> Path:
+        """The resolved arguments that the attempt ran with."""
+        return self.folder / "args.json"
+
+    @property
+    def progress_json(self) -> Path:
+        """The newest progress that training pushed."""
+        return self.folder / "progress.json"
+
+    def worker_log(self, rank: int) -> Path:
+        """What the worker of this rank printed."""
+        return self.folder / f"worker_{rank}.log"
+
+
+@dataclass(frozen=True)
+class StageLayout:
+    """The folder of one stage in one run, shared by its attempts."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        """The folder of the tokenized data set."""
+        return self.folder / "data"
+
+    @property
+    def stop_request(self) -> Path:
+        """A file whose presence asks the stage to commit a checkpoint and end."""
+        return self.folder / "stop_request"
+
+    def attempt(self, number: int) -> AttemptLayout:
+        """The folder of an attempt, numbered from 1. Raises ValueError below that."""
+        if number < 1:
+            raise ValueError(f"attempts are numbered from 1, not {number}")
+        return AttemptLayout(self.folder / f"attempt_{number}")
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint taken after `step` steps. Raises ValueError below 0."""
+        if step < 0:
+            raise ValueError(f"a checkpoint has a step of 0 or more, not {step}")
+        return self.folder / f"checkpoint-{step}"
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoint folders on disk, committed or not, lowest step first."""
+        found: list[tuple[int, Path]] = []
+        for folder in _folders(self.folder):
+            match = _CHECKPOINT.fullmatch(folder.name)
+            if match is not None:
+                found.append((int(match.group(1)), folder))
+        return [folder for _, folder in sorted(found)]
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The folder of one run."""
+
+    folder: Path
+
+    @property
+    def spec(self) -> Path:
+        """The spec as the user wrote it."""
+        return self.folder / "spec.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """The resolved plan, without secrets."""
+        return self.folder / "plan.json"
+
+    @property
+    def lock(self) -> Path:
+        """Git revision, versions, digests of model and data."""
+        return self.folder / "lock.json"
+
+    @property
+    def status(self) -> Path:
+        """What the controller observed last."""
+        return self.folder / "status.json"
+
+    @property
+    def events(self) -> Path:
+        """One JSON object for each thing that happened."""
+        return self.folder / "events.jsonl"
+
+    def stage(self, stage: str) -> StageLayout:
+        """The folder of a stage. Raises UserError for a bad name or one that leads outside."""
+        return StageLayout(contained(self.folder, "stages", check_name(stage, "stage name")))
+
+    def artifact(self, stage: str) -> Path:
+        """The folder of what a stage leaves for others. Raises UserError like `stage`."""
+        return contained(self.folder, "artifacts", check_name(stage, "stage name"))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A storage root on a local or mounted disk."""
+
+    root: Path
+
+    def run(self, name: str, run_id: str) -> RunLayout:
+        """The folder of a run. Raises UserError for a bad name or one that leads outside."""
+        check_name(name, "run name")
+        check_name(run_id, "run id")
+        return RunLayout(contained(self.root, name, run_id))
+
+    def names(self) -> list[str]:
+        """The run names under the root, in alphabetical order."""
+        return sorted(folder.name for folder in _folders(self.root) if is_name(folder.name))
+
+    def runs(self, name: str) -> list[str]:
+        """The ids of the runs called `name`, newest first; the spec is written when one starts.
+
+        Raises UserError for a bad name.
+        """
+        folder = contained(self.root, check_name(name, "run name"))
+        found = [RunLayout(path) for path in _folders(folder) if is_name(path.name)]
+        found.sort(key=lambda run: (_born_ns(run), run.folder.name), reverse=True)
+        return [run.folder.name for run in found]
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    # Links are left out: `contained` would refuse those that lead outside.
+    if parent.is_dir():
+        for path in parent.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                yield path
+
+
+def _born_ns(run: RunLayout) -> int:
+    path = run.spec if run.spec.exists() else run.folder
+    return path.stat().st_mtime_ns

@@ -1,0 +1,117 @@
+"""The commands that start nothing: validate, plan, schema, init."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs.cli import cli
+from jobs.errors import Problem
+from jobs.plan import Plan
+
+
+def _run(*args: object) -> Result:
+    return CliRunner().invoke(cli, [str(arg) for arg in args])
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    file = tmp_path / "job.yaml"
+    assert _run("init", file).exit_code == 0
+    return file
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Problem]], None]:
+    """Sets what the check of datasets and models finds."""
+
+    def find(problems: list[Problem]) -> None:
+        module = ModuleType("workloads.check")
+        module.check = lambda loaded, plan: problems  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "workloads.check", module)
+
+    return find
+
+
+def test_validate_says_what_the_job_does(
+    spec: Path, checks: Callable[[list[Problem]], None]
+) -> None:
+    checks([])
+    result = _run("validate", spec)
+    assert result.output == f"{spec}: valid (2 stages: sft -> merge)\n"
+    assert result.exit_code == 0
+
+
+def test_validate_reports_what_the_check_finds(
+    spec: Path, checks: Callable[[list[Problem]], None]
+) -> None:
+    checks([Problem("no such dataset", "make it", "stages.sft.dataset", str(spec), 12, 3)])
+    result = _run("validate", spec)
+    assert result.exit_code == 2
+    assert f"{spec}:12:3: stages.sft.dataset: no such dataset\n  fix: make it" in result.stderr
+    assert result.stderr.endswith("1 problem\n")
+
+
+def test_plan_prints_a_table_or_json(spec: Path) -> None:
+    table = _run("plan", spec, "--storage", "s3://bucket/runs")
+    assert table.exit_code == 0
+    assert "storage s3://bucket/runs" in table.output
+    plan = Plan.from_json(_run("plan", spec, "--json", "--set", "seed=7").output)
+    assert plan.seed == 7
+
+
+def test_plan_explains_one_value(spec: Path) -> None:
+    path = "stages.sft.training.warmup_ratio"
+    text = _run("plan", spec, "--explain", path).output
+    assert text.startswith(f"{path} = 0.05\n  derived: 0.05 when neither")
+    content = json.loads(_run("plan", spec, "--explain", "seed", "--json").output)
+    assert content["value"] == 42
+    assert content["layer"] == "spec"
+
+
+def test_schema_is_written_and_checked(tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    assert _run("schema", "--check", file).exit_code == 1
+    assert _run("schema", "--output", file).exit_code == 0
+    assert file.read_text() == _run("schema").output
+    assert _run("schema", "--check", file).exit_code == 0
+    file.write_text(file.read_text().replace("adam", "eve"))
+    stale = _run("schema", "--check", file)
+    assert stale.exit_code == 1
+    assert f"raysmith schema --output {file}" in stale.stderr
+
+
+def test_init_keeps_an_existing_file(spec: Path) -> None:
+    spec.write_text("mine")
+    refused = _run("init", spec)
+    assert refused.exit_code == 2
+    assert spec.read_text() == "mine"
+    assert _run("init", spec, "--force").exit_code == 0
+    assert _run("plan", spec).exit_code == 0
+
+
+def test_a_wrong_argument_exits_with_2() -> None:
+    assert _run("plan").exit_code == 2
+    assert _run("plna").exit_code == 2
+    assert _run("plan", "nowhere.yaml").exit_code == 2
+
+
+def test_help_lists_the_exit_codes() -> None:
+    text = _run("--help").output
+    assert "Exit codes" in text
+    assert "130" in text
+
+
+def test_a_bug_says_that_it_is_one(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("jobs.plan.resolve", fail)
+    result = _run("plan", spec)
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert result.exit_code == 1
+    assert "this is a bug in raysmith" in result.stderr

@@ -1,0 +1,41 @@
+"""The JSON Schema: it says what the classes say, and the committed file is up to date."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+import jobs
+from jobs.json_schema import json_schema
+
+FOLDER = Path(jobs.__file__).parent
+
+
+def test_the_committed_schema_is_the_one_of_the_classes() -> None:
+    committed = (FOLDER / "schema" / "job.schema.json").read_text(encoding="utf-8")
+    assert committed == json_schema(), "run: raysmith schema --output jobs/schema/job.schema.json"
+
+
+def test_fields_have_descriptions_and_defaults() -> None:
+    schema = json.loads(json_schema())
+    training = schema["$defs"]["TrainingSpec"]
+    assert training["additionalProperties"] is False
+    assert training["properties"]["max_grad_norm"]["default"] == 1.0
+    for name, definition in schema["$defs"].items():
+        for field, content in definition["properties"].items():
+            assert content.get("description"), f"{name}.{field} has no docstring"
+            assert "\n" not in content["description"]
+
+
+def test_editors_accept_an_example_and_refuse_a_typo() -> None:
+    schema = json.loads(json_schema())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    example = yaml.safe_load((FOLDER / "examples" / "alpaca-lora.yaml").read_text("utf-8"))
+    # PyYAML reads 1e-4 as text, by YAML 1.1.
+    example["stages"]["sft"]["training"]["learning_rate"] = 1e-4
+    jsonschema.validate(example, schema)
+    example["stages"]["sft"]["training"]["learnign_rate"] = 1e-4
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(example, schema)

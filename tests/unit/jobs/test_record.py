@@ -1,0 +1,255 @@
+"""The record: what is written, in which order, and how runs are found again."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import RaysmithError, UserError
+from jobs.masking import masker
+from jobs.record import (
+    Driver,
+    Progress,
+    Record,
+    StageStatus,
+    find_artifact,
+    find_run,
+    is_live,
+    new_run_id,
+    read_progress,
+    read_status,
+    resolve_run,
+    write_progress,
+)
+from jobs.state import FailureClass, RunState, StageState, allowed
+from storage.commit import begin, commit
+from storage.layout import Layout
+from storage.manifest import Owner
+
+START = datetime(2026, 11, 22, 10, 32, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path)
+
+
+def make(
+    layout: Layout, clock: Clock, run_id: str = "run-1", name: str = "bot", digest: str = "d1"
+) -> Record:
+    return Record.create(
+        layout.run(name, run_id),
+        run_id=run_id,
+        name=name,
+        plan_json="{}",
+        spec_text="# token hf_abcdefghijklmnopqrst\nversion: 1\n",
+        lock={"git": "abc", "password": "correct horse"},
+        stages=(StageStatus(name="sft", kind="sft"), StageStatus(name="merge", kind="merge")),
+        digest=digest,
+        now=clock,
+        mask=masker(["PASSWORD"], {"PASSWORD": "correct horse"}),
+    )
+
+
+def events(record: Record) -> list[dict[str, object]]:
+    return [json.loads(line) for line in record.layout.events.read_text().splitlines()]
+
+
+def test_create_writes_everything_without_secrets(layout: Layout, clock: Clock) -> None:
+    record = make(layout, clock)
+    run = record.layout
+    assert run.spec.read_text() == "# token ***\nversion: 1\n"
+    assert json.loads(run.lock.read_text()) == {"git": "abc", "password": "***"}
+    assert run.plan.read_text() == "{}"
+    assert read_status(run) == record.status
+    assert record.status.driver == Driver.here()
+    with pytest.raises(RaysmithError, match="exists already"):
+        make(layout, clock)
+
+
+def test_move_sets_times_and_leaves_the_other_stage(layout: Layout, clock: Clock) -> None:
+    record = make(layout, clock)
+    record.move("sft", StageState.RUNNING, attempt=1)
+    clock.advance(5)
+    record.move("sft", StageState.RETRYING, reason=FailureClass.INFRASTRUCTURE, message="lost")
+    record.move("sft", StageState.RUNNING, attempt=2, recoveries=1)
+    clock.advance(5)
+    done = record.move("sft", StageState.SUCCEEDED, artifact="/a")
+    assert (done.attempt, done.recoveries, done.reason, done.message) == (2, 1, None, None)
+    assert done.started_at == "2026-11-22T10:32:00.000Z"
+    assert done.ended_at == "2026-11-22T10:32:10.000Z"
+    assert read_status(record.layout).stages == (done, StageStatus(name="merge", kind="merge"))
+
+
+def test_events_are_masked_lines_and_come_before_the_status(
+    layout: Layout, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make(layout, clock)
+
+    def disk_full(path: Path, data: bytes) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("jobs.record.write_atomic", disk_full)
+    with pytest.raises(OSError, match="disk full"):
+        record.move("sft", StageState.FAILED, message="bad\ncorrect horse")
+    last = events(record)[-1]
+    assert (last["event"], last["stage"]) == ("stage", "sft")
+    assert (last["state"], last["message"]) == ("failed", "bad\n***")
+    assert record.status.stage("sft").state is StageState.PENDING
+
+
+def test_illegal_moves_and_unknown_fields_are_refused(layout: Layout, clock: Clock) -> None:
+    record = make(layout, clock)
+    with pytest.raises(ValueError, match="from pending to succeeded"):
+        record.move("sft", StageState.SUCCEEDED)
+    with pytest.raises(TypeError, match="atempt"):
+        record.move("sft", StageState.RUNNING, atempt=1)
+    with pytest.raises(KeyError):
+        record.move("sfd", StageState.RUNNING)
+
+
+def test_a_resumed_run_starts_unfinished_stages_again_and_keeps_finished_ones() -> None:
+    for state in StageState:
+        assert allowed(state, StageState.PENDING)
+        assert allowed(state, StageState.RUNNING) is not state.has_artifact
+    assert not allowed(StageState.FAILED, StageState.SUCCEEDED)
+
+
+def test_resume_takes_over_a_dead_driver_and_refuses_a_live_one(
+    layout: Layout, clock: Clock
+) -> None:
+    record = make(layout, clock)
+    record.move("sft", StageState.RUNNING, attempt=1)
+    elsewhere = record.status.model_copy(update={"driver": Driver(host="far", pid=1)})
+    record.layout.status.write_text(elsewhere.model_dump_json())
+
+    with pytest.raises(UserError, match="process 1 on far"):
+        Record.open(record.layout, now=clock).resume()
+    clock.advance(61)
+    again = Record.open(record.layout, now=clock)
+    again.resume()
+    assert again.status.driver == Driver.here()
+    again.move("sft", StageState.RUNNING, attempt=2)
+    again.finish(RunState.STOPPED, "on request")
+    assert read_status(record.layout).state is RunState.STOPPED
+    assert [event["event"] for event in events(again)][-3:] == [
+        "run_resumed",
+        "stage",
+        "run_finished",
+    ]
+
+
+def test_a_process_that_only_has_the_same_number_is_not_the_driver(
+    layout: Layout, clock: Clock
+) -> None:
+    status = make(layout, clock).status
+    reused = Driver.here().model_copy(update={"start_time": "0"})
+    assert is_live(status)
+    assert not is_live(status.model_copy(update={"driver": reused}))
+    assert not is_live(status.model_copy(update={"state": RunState.FAILED}))
+
+
+def test_beat_renews_the_time_but_not_at_every_call(layout: Layout, clock: Clock) -> None:
+    record = make(layout, clock)
+    clock.advance(9)
+    record.beat()
+    assert read_status(record.layout).updated_at == "2026-11-22T10:32:00.000Z"
+    clock.advance(1)
+    record.beat()
+    assert read_status(record.layout).updated_at == "2026-11-22T10:32:10.000Z"
+
+
+def test_a_record_of_another_version_is_read(layout: Layout, clock: Clock) -> None:
+    run = make(layout, clock).layout
+    document = json.loads(run.status.read_text())
+    document["colour"] = "blue"
+    del document["stages"][0]["recoveries"], document["driver"]
+    run.status.write_text(json.dumps(document))
+    assert read_status(run).stage("sft").recoveries == 0
+    run.status.write_text('{"run_id"')
+    with pytest.raises(UserError, match="cannot be read"):
+        read_status(run)
+    assert find_run(layout, "bot", "d1") is None
+
+
+def test_find_run_matches_name_and_digest(layout: Layout, clock: Clock) -> None:
+    make(layout, clock, "run-1")
+    make(layout, clock, "run-2", digest="d2")
+    make(layout, clock, "run-3", name="other")
+    found = find_run(layout, "bot", "d1")
+    assert found is not None
+    assert found.run_id == "run-1"
+    assert find_run(layout, "bot", "d3") is None
+    assert find_run(layout, "nobody", "d1") is None
+
+
+def test_find_artifact_wants_success_the_key_and_a_commit(layout: Layout, clock: Clock) -> None:
+    record = make(layout, clock)
+    folder = record.layout.artifact("sft")
+    owner = Owner(run_id="run-1", stage="sft", key="k", attempt=1)
+    begin(folder, owner)
+    (folder / "weights").write_bytes(b"1234")
+    record.move("sft", StageState.RUNNING, attempt=1, key="k")
+    record.move("sft", StageState.SUCCEEDED)
+    assert find_artifact(layout, "bot", "k") is None
+    commit(folder, owner, {})
+    assert find_artifact(layout, "bot", "k") == folder
+    assert find_artifact(layout, "bot", "other") is None
+    (folder / "weights").write_bytes(b"12")
+    assert find_artifact(layout, "bot", "k") is None
+
+
+def test_resolve_run_takes_every_way_of_naming_one(
+    layout: Layout, clock: Clock, tmp_path: Path
+) -> None:
+    old = make(layout, clock, "run-1")
+    clock.advance(60)
+    new = make(layout, clock, "run-2")
+    other = make(layout, clock, "run-3", name="other")
+    assert resolve_run(layout, "bot") == new.layout
+    assert resolve_run(layout, "run-1") == resolve_run(layout, "bot/run-1") == old.layout
+    assert resolve_run(layout, str(tmp_path / "bot" / "run-1")) == old.layout
+    clock.advance(60)
+    other.finish(RunState.FAILED)
+    assert resolve_run(layout) == other.layout
+    with pytest.raises(UserError, match="bot/run-2"):
+        resolve_run(layout, "bott")
+    with pytest.raises(UserError, match="raysmith run SPEC"):
+        resolve_run(Layout(tmp_path / "nothing"))
+
+
+def test_run_ids_sort_by_time() -> None:
+    assert new_run_id(START, "ab12cdef") == "20261122-103200-ab12cd"
+    assert new_run_id(START + timedelta(seconds=1), "00") > new_run_id(START, "ff")
+
+
+def test_progress_may_be_absent_partial_or_torn(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    assert read_progress(path) is None
+    path.write_text('{"step": 3')
+    assert read_progress(path) is None
+    path.write_text('{"step": 3, "max_steps": 12, "of_tomorrow": 1}')
+    progress = read_progress(path)
+    assert progress == Progress(step=3, max_steps=12)
+    assert progress.share == 0.25
+    write_progress(path, Progress(phase="loading", loss=float("nan")))
+    assert (read_progress(path) or Progress()).phase == "loading"

@@ -1,0 +1,111 @@
+"""What `raysmith status` prints, from storage alone."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from rich.text import Text
+
+from jobs.errors import UserError
+from jobs.observed import Driver, Progress, RunStatus, StageStatus, write_progress
+from jobs.state import FailureClass, RunState, StageState
+from jobs.status import as_json, duration, render_status
+from storage.layout import Layout, RunLayout
+
+NOW = datetime(2026, 11, 22, 10, 5, tzinfo=UTC)
+RUN = RunStatus(
+    run_id="run-1",
+    name="bot",
+    state=RunState.RUNNING,
+    digest="d",
+    stages=(
+        StageStatus(
+            name="sft",
+            kind="sft",
+            state=StageState.RUNNING,
+            attempt=2,
+            recoveries=1,
+            started_at="2026-11-22T10:00:00.000Z",
+        ),
+        StageStatus(name="merge", kind="merge"),
+    ),
+    created_at="2026-11-22T10:00:00.000Z",
+    updated_at="2026-11-22T10:02:00.000Z",
+    driver=Driver.here(),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunLayout:
+    layout = Layout(tmp_path).run("bot", "run-1")
+    attempt = layout.stage("sft").attempt(2)
+    attempt.folder.mkdir(parents=True)
+    write_progress(
+        attempt.progress_json,
+        Progress(step=12, max_steps=100, loss=1.5, remaining_s=61, phase="training"),
+    )
+    return layout
+
+
+def render(run: RunLayout, status: RunStatus, markup: bool = False) -> str:
+    run.status.write_text(status.model_dump_json())
+    return render_status(run, markup=markup, now=lambda: NOW)
+
+
+def test_a_running_run_shows_attempt_recoveries_time_and_progress(run: RunLayout) -> None:
+    text = render(run, RUN)
+    assert text.startswith("bot/run-1: running (process ")
+    line = next(line for line in text.splitlines() if line.startswith("sft"))
+    assert line.split("  ")[0] == "sft"
+    assert "2 (+1 recovered)  5m00s    12%  training  step 12/100  loss 1.5000  ETA 1m01s" in line
+
+
+def test_a_run_whose_driver_is_gone_is_interrupted_and_its_clock_stands(run: RunLayout) -> None:
+    gone = Driver.here().model_copy(update={"start_time": "0"})
+    text = render(run, RUN.model_copy(update={"driver": gone}))
+    assert "interrupted (the same command goes on)" in text
+    line = next(line for line in text.splitlines() if line.startswith("sft"))
+    assert "interrupted" in line
+    assert "2m00s" in line
+    assert "ETA" not in line
+    assert json.loads(as_json(run, now=lambda: NOW))["live"] is False
+
+
+def test_reason_message_and_artifact_are_told_and_markup_in_them_is_inert(run: RunLayout) -> None:
+    failed = StageStatus(
+        name="sft",
+        kind="sft",
+        state=StageState.FAILED,
+        reason=FailureClass.USER_ERROR,
+        message="no rows in [red]data[/red]",
+    )
+    cached = StageStatus(name="merge", kind="merge", state=StageState.CACHED, artifact="/old/merge")
+    ended = RUN.model_copy(update={"state": RunState.FAILED, "stages": (failed, cached)})
+    text = render(run, ended)
+    assert "sft: user_error: no rows in [red]data[/red]" in text
+    assert "merge: artifact in /old/merge" in text
+    assert Text.from_markup(render(run, ended, markup=True)).plain == text
+
+
+def test_json_holds_status_folder_and_progress_and_no_nan(run: RunLayout) -> None:
+    path = run.stage("sft").attempt(2).progress_json
+    write_progress(path, Progress(step=1, loss=float("nan")))
+    render(run, RUN)
+    document = json.loads(as_json(run), parse_constant=pytest.fail)
+    assert document["folder"] == str(run.folder)
+    assert document["stages"][0]["progress"]["step"] == 1
+    assert document["stages"][0]["progress"]["loss"] is None
+    assert document["stages"][1]["progress"] is None
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no status\.json"):
+        render_status(RunLayout(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.6, "5s"), (61, "1m01s"), (7500, "2h05m"), (float("inf"), "?")]
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,65 @@
+"""What a stage is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from jobs.plan import StagePlan
+from storage.commit import Owner
+from storage.layout import AttemptLayout, StageLayout
+
+
+class Cluster(Protocol):
+    """The machines that a stage may use."""
+
+    def connect(self) -> None:
+        """Makes Ray ready in this process; does nothing the second time.
+
+        Raises:
+            ClusterError: if Ray can't be started or reached.
+        """
+
+    def cpus_per_worker(self, workers: int) -> int:
+        """Cores for each of `workers` workers where the spec leaves it open."""
+
+
+class Events(Protocol):
+    """Where a stage tells what happened."""
+
+    def __call__(self, kind: str, **fields: Any) -> None:
+        """Records an event of the stage."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """One attempt at one stage."""
+
+    stage: StagePlan
+    seed: int
+    base_folders: tuple[str, ...]
+    """Where relative paths of the spec are looked up."""
+    owner: Owner
+    """Who writes: run, stage, key, attempt."""
+    layout: StageLayout
+    attempt: AttemptLayout
+    artifact: Path
+    """The folder to leave the artifact in."""
+    inputs: Mapping[str, Path]
+    """Artifacts of earlier stages by the field that names them."""
+    cluster: Cluster
+    event: Events
+    note: Callable[[str], None]
+    """Tells the person who watches."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How an attempt ended, when it did not fail."""
+
+    finished: bool
+    """False when it was asked to stop; its checkpoint is committed."""
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by part of the work."""

@@ -1,0 +1,1 @@
+"""Datasets: from files to shuffled, tokenized rows, streamed to the train workers."""

@@ -1,0 +1,70 @@
+"""From a record to the conversation that the model is trained on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.spec.dataset import DatasetSpec, SourceSpec
+from workloads.data.formats import detect, known_columns, load_format
+from workloads.data.rows import BadRow, Message
+
+_PLACEHOLDER = re.compile(r"\{\{\s*(name|author)\s*\}\}", re.IGNORECASE)
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Turns the rows of one source into conversations."""
+
+    format: str | None
+    columns: Mapping[str, str]
+    system: str | None
+    names: Mapping[str, str | tuple[str, str]]
+    """What fills `{{NAME}}` and `{{AUTHOR}}`: a text, or two as (Chinese, English)."""
+
+    @classmethod
+    def of(cls, dataset: DatasetSpec, source: SourceSpec) -> RowReader:
+        """The reader for one source of a dataset."""
+        names = {"name": dataset.model_name, "author": dataset.model_author}
+        filled = {key: value for key, value in names.items() if value is not None}
+        return cls(source.format, source.columns, dataset.system, filled)
+
+    def messages(self, columns: Mapping[str, Any]) -> list[Message]:
+        """The row as a conversation that ends with the assistant.
+
+        Raises:
+            BadRow: if the row can't be read as its format, or the assistant never speaks.
+        """
+        renamed = {self.columns.get(name, name): value for name, value in columns.items()}
+        name = self.format or detect(renamed)
+        if name is None:
+            listed = ", ".join(map(str, columns)) or "none"
+            raise BadRow(f"its columns ({listed}) are of no known format ({known_columns()})")
+        messages = load_format(name).messages(renamed)
+        while messages and messages[-1]["role"] != "assistant":
+            messages.pop()
+        if not messages:
+            raise BadRow("no turn of the assistant to learn from")
+        if self.system and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self.system})
+        return self._fill(messages, renamed) if self.names else messages
+
+    def _fill(self, messages: list[Message], columns: Mapping[str, Any]) -> list[Message]:
+        tag = columns.get("lang") or columns.get("tag")
+        chinese = tag == "zh" if tag else any(_CHINESE.search(m["content"]) for m in messages)
+
+        def value(match: re.Match[str]) -> str:
+            name = self.names.get(match[1].lower(), match[0])
+            return name if isinstance(name, str) else name[0 if chinese else 1]
+
+        return [
+            {"role": m["role"], "content": _PLACEHOLDER.sub(value, m["content"])} for m in messages
+        ]
+
+
+def has_placeholder(messages: list[Message]) -> bool:
+    """Whether a `{{NAME}}` or `{{AUTHOR}}` was left in a conversation."""
+    return any(_PLACEHOLDER.search(message["content"]) for message in messages)

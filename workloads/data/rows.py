@@ -1,0 +1,70 @@
+"""What a dataset is made of on its way to tokens: chunks of files, records, messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypedDict
+
+from jobs.errors import Problem, SpecError
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a file that one task reads. `start` and `stop` are the reader's own units."""
+
+    file: str
+    reader: str
+    start: int
+    stop: int
+    first_line: int
+    """1-based line in the file of the chunk's first byte."""
+    first_row: int
+    """0-based number, in the file, of the chunk's first row."""
+    rows: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row as it stands in a file."""
+
+    line: int
+    """1-based line in the file; for formats without lines, the 1-based row."""
+    columns: Mapping[str, Any]
+
+
+class Reader(Protocol):
+    """A file type. It reads rows and where they stand; it knows nothing of what they mean."""
+
+    def chunks(self, file: str) -> Iterator[Chunk]:
+        """Cuts the file into chunks of bounded size.
+
+        Raises:
+            SpecError: if the file can't be read as this type.
+        """
+
+    def read(self, chunk: Chunk) -> Iterator[Record]:
+        """The chunk's rows, in order.
+
+        Raises:
+            SpecError: at a row that is malformed.
+        """
+
+
+class BadRow(Exception):
+    """A row that can't become a conversation; the message says why."""
+
+
+def malformed(file: str, line: int, column: int | None, reason: str, remedy: str) -> SpecError:
+    """The error for a file whose very syntax is broken."""
+    return SpecError([Problem(reason, remedy, file=file, line=line, column=column)])

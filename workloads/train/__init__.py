@@ -1,0 +1,1 @@
+"""Training: one loop for every objective, on Ray Train workers, with DeepSpeed."""
