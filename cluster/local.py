@@ -16,7 +16,9 @@ _PREFIX = "raysmith-"
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_LOGGING_CONFIG": str(Path(__file__).with_name("ray_data_logging.yaml")),
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -59,7 +61,8 @@ class LocalCluster:
         os.environ.update(_ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
         remove_stale_folders()
         # Ray's sockets lie in here, whose paths have room for about 100 characters.
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/tmp"))
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/tmp"))
+        # Ray reads the environment above when it is imported, not when it starts.
         import ray
 
         try:
@@ -70,13 +73,15 @@ class LocalCluster:
                 include_dashboard=self._dashboard,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _temp_dir=str(self._folder),
+                _temp_dir=str(folder),
             )
-        except (RuntimeError, ConnectionError, OSError, TimeoutError) as error:
+        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
             raise ClusterError(
                 f"Ray did not start on this machine: {error}",
                 "see that memory and the folder for temporary files have room, then run again",
             ) from error
+        self._folder = folder
 
     def __enter__(self) -> LocalCluster:
         return self

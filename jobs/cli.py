@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from jobs.explain import Explanation
     from jobs.loaded import LoadedSpec
     from jobs.plan import Plan
+    from storage.layout import RunLayout
 
 DEFAULT_STORAGE = "./runs"
 DEFAULT_SPEC = "job.yaml"
@@ -76,7 +78,7 @@ _storage = click.option(
     default=DEFAULT_STORAGE,
     show_default=True,
     metavar="URI",
-    help="The folder or s3:// URI under which runs lie.",
+    help="The folder under which runs lie.",
 )
 
 
@@ -94,17 +96,14 @@ def _resolve(spec: Path, overrides: tuple[str, ...], storage: str) -> tuple[Load
 def validate(spec: Path, overrides: tuple[str, ...]) -> None:
     """Check SPEC, its datasets and its models, and say everything that is wrong."""
     from jobs.plan_text import summary
+    from workloads.check import check
 
     loaded, resolved = _resolve(spec, overrides, DEFAULT_STORAGE)
-    _check(loaded, resolved)
+    for note in check(loaded, resolved).notes:
+        click.echo(note)
     click.echo(f"{spec}: valid ({summary(resolved)})")
 
 
-def _check(loaded: LoadedSpec, resolved: Plan) -> None:
-    from workloads.check import check
-
-    if problems := check(loaded, resolved):
-        raise SpecError(problems)
 
 
 @cli.command()
@@ -134,6 +133,60 @@ def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:
     value = json.dumps(found.value, ensure_ascii=False)
     origin = found.text if found.layer in ("default", "derived") else f"{found.layer}: {found.text}"
     return f"{path} = {value}\n  {origin}"
+
+
+@cli.command()
+@_spec
+@_set
+@_storage
+@click.option("--address", metavar="ADDRESS", help="A running Ray cluster; else one of our own.")
+@click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, on this machine only.")
+def run(
+    spec: Path, overrides: tuple[str, ...], storage: str, address: str | None, dashboard: bool
+) -> None:
+    """Run SPEC: train, merge. The same command goes on with a run that was cut off."""
+    from jobs.run import run_job
+
+    loaded, resolved = _resolve(spec, overrides, storage)
+    raise SystemExit(run_job(loaded, resolved, address or os.environ.get("RAY_ADDRESS"), dashboard))
+
+
+_run_name = click.argument("run", default="", metavar="[RUN]")
+
+
+@cli.command()
+@_run_name
+@_storage
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(run: str, storage: str, as_json: bool) -> None:
+    """Show how RUN stands: an id, a name, name/id or a folder. The newest run by default."""
+    from jobs.status import as_json as status_json
+    from jobs.status import render_status
+
+    layout = _run_layout(run, storage)
+    click.echo(status_json(layout) if as_json else render_status(layout))
+
+
+@cli.command()
+@_run_name
+@click.argument("stage", required=False)
+@_storage
+@click.option("--attempt", type=int, help="The attempt to show; the newest by default.")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
+def logs(run: str, stage: str | None, storage: str, attempt: int | None, follow: bool) -> None:
+    """Show what the driver and the workers of RUN logged, of all stages or of one."""
+    from jobs.logs import print_logs
+
+    layout = _run_layout(run, storage)
+    print_logs(layout, stage, attempt=attempt, follow=follow, write=click.echo)
+
+
+def _run_layout(run: str, storage: str) -> RunLayout:
+    from jobs.record import resolve_run
+    from storage.layout import Layout
+    from storage.uri import local_root
+
+    return resolve_run(Layout(local_root(storage)), run)
 
 
 @cli.command()

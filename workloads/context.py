@@ -16,7 +16,7 @@ class Cluster(Protocol):
     """The machines that a stage may use."""
 
     def connect(self) -> None:
-        """Makes Ray ready in this process; does nothing the second time.
+        """Makes Ray ready in this process; does nothing the second time. For the main thread.
 
         Raises:
             ClusterError: if Ray can't be started or reached.

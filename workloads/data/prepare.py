@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,8 +23,9 @@ from jobs.spec.dataset import DatasetSpec, SourceSpec
 from storage.commit import Owner, begin, commit, read_committed
 from workloads.data.conversation import RowReader
 from workloads.data.readers import load_reader
-from workloads.data.rows import BadRow, Chunk, Message
-from workloads.data.sources import HELD_OUT, chunk_files, find_files, held_out_rows, select
+from workloads.data.rows import REPORTED_ROWS, BadRow, Chunk, LeftOut, Message, bad_row_problems
+from workloads.data.selection import HELD_OUT, held_out_rows, select
+from workloads.data.sources import chunk_files, find_files
 from workloads.data.template import shorten, tokenize
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 BUCKET_BYTES = 32 * 2**20
 """Size of source text that a bucket holds about; its tokens take some times as much memory."""
-
-REPORTED_ROWS = 10
-"""How many rows that can't be used are named one by one."""
 
 _ROWS_AT_ONCE = 256
 _INDEX = "index.json"
@@ -46,15 +44,6 @@ class Bucket:
 
     files: tuple[str, ...]
     rows: int
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A row that could not be used."""
-
-    file: str
-    line: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -196,16 +185,18 @@ def _run(
 ) -> Iterator[_Outcome]:
     import ray.data
 
-    items = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
-    done = items.map(_run_task, fn_args=(dataset, model, str(folder)))
+    numbers = ray.data.range(len(tasks), override_num_blocks=len(tasks))
+    done = numbers.map(_run_task, fn_args=(tasks, dataset, model, str(folder)))
     for row in done.iter_rows():
         outcome = json.loads(row["outcome"])
         outcome["first_bad"] = [LeftOut(**bad) for bad in outcome["first_bad"]]
         yield _Outcome(**outcome)
 
 
-def _run_task(item: dict[str, Any], dataset: DatasetSpec, model: str, folder: str) -> dict[str, str]:
-    task: _Task = item["task"]
+def _run_task(
+    row: dict[str, int], tasks: list[_Task], dataset: DatasetSpec, model: str, folder: str
+) -> dict[str, str]:
+    task = tasks[row["id"]]
     outcome = _Outcome(task.number)
     writer = _Writer(Path(folder), task, outcome)
     tokenizer = load_tokenizer(model, dataset.chat_template)
@@ -312,20 +303,10 @@ def _gather(outcomes: list[_Outcome]) -> Prepared:
 
 def _check(prepared: Prepared, dataset: DatasetSpec) -> None:
     if prepared.bad_rows and (dataset.strict or not prepared.train):
-        raise SpecError(bad_row_problems(prepared.first_bad, prepared.bad_rows))
+        raise SpecError(bad_row_problems(prepared.first_bad, prepared.bad_rows, strict=dataset.strict))
     if not prepared.train:
         reason = "no row is left to train on"
         if prepared.too_long:
             reason += f": all {prepared.too_long:,} are longer than max_length {dataset.max_length}"
         remedy = "raise max_length, set truncation_strategy: right, or give more rows"
         raise SpecError([Problem(reason, remedy, path="dataset.train")])
-
-
-def bad_row_problems(rows: Sequence[LeftOut], count: int) -> list[Problem]:
-    """The error for rows that can't be used, the first of them by name."""
-    remedy = "mend or delete the row; without `strict: true` rows like this are left out"
-    problems = [Problem(row.reason, remedy, file=row.file, line=row.line) for row in rows]
-    if count > len(rows):
-        more = f"and {count - len(rows):,} more rows like these"
-        problems.append(Problem(more, file=rows[-1].file, line=rows[-1].line))
-    return problems

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -68,3 +68,27 @@ class BadRow(Exception):
 def malformed(file: str, line: int, column: int | None, reason: str, remedy: str) -> SpecError:
     """The error for a file whose very syntax is broken."""
     return SpecError([Problem(reason, remedy, file=file, line=line, column=column)])
+
+
+REPORTED_ROWS = 10
+"""How many rows that can't be used are named one by one."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that could not be used."""
+
+    file: str
+    line: int
+    reason: str
+
+
+def bad_row_problems(rows: Sequence[LeftOut], count: int, *, strict: bool) -> list[Problem]:
+    """The error for rows that can't be used, the first of them by name."""
+    remedy = "mend or delete the row"
+    remedy += "; without `strict: true` rows like this are left out" if strict else ""
+    problems = [Problem(row.reason, remedy, file=row.file, line=row.line) for row in rows]
+    if count > len(rows):
+        more = f"and {count - len(rows):,} more rows like these"
+        problems.append(Problem(more, file=rows[-1].file, line=rows[-1].line))
+    return problems

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -78,16 +78,15 @@ def dataset(stream: Sequence[Segment], folder: Path, rows_per_block: int) -> Dat
     """The stream as a Ray dataset with the columns `position`, `input_ids` and `learned`."""
     import ray.data
 
-    items = [{"segment": segment} for segment in stream]
-    blocks = ray.data.from_items(items, override_num_blocks=len(items))
-    loaded = blocks.map_batches(_load, batch_size=1, fn_args=(str(folder),))
+    numbers = ray.data.range(len(stream), override_num_blocks=len(stream))
+    loaded = numbers.map_batches(_load, batch_size=1, fn_args=(stream, str(folder)))
     return loaded.repartition(target_num_rows_per_block=rows_per_block, strict=True)
 
 
-def _load(batch: dict[str, Any], folder: str) -> pyarrow.Table:
+def _load(batch: dict[str, np.ndarray], stream: Sequence[Segment], folder: str) -> pyarrow.Table:
     import pyarrow
 
-    segment: Segment = batch["segment"][0]
+    segment = stream[batch["id"][0]]
     table = _rows(segment, Path(folder))
     positions = pyarrow.array(range(segment.position, segment.position + table.num_rows))
     return table.append_column("position", positions)

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,7 @@ def run(context: StageContext) -> StageResult:
     assert isinstance(spec, SftSpec)
     timings: dict[str, float] = {}
     clock = time.monotonic()
-    context.cluster.connect()
-    timings["cluster"], clock = time.monotonic() - clock, time.monotonic()
+    spec = _with_template_found(spec, context.base_folders)
     source = context.inputs.get("model")
     model = ModelSource("folder", str(source)) if source else _resolve(spec, context)
     folder = ray.get(ray.remote(_localize).remote(model, spec.hub_token))
@@ -63,6 +62,16 @@ def run(context: StageContext) -> StageResult:
     if result["finished"]:
         _publish(context, task.max_steps, model, folder)
     return StageResult(result["finished"], timings)
+
+
+def _with_template_found(spec: SftSpec, base_folders: Sequence[str]) -> SftSpec:
+    """The spec with the path of its chat template, if it has one, made absolute."""
+    if not spec.dataset.chat_template:
+        return spec
+    paths = [Path(base, spec.dataset.chat_template) for base in base_folders]
+    found = next((path for path in paths if path.is_file()), paths[0])
+    dataset = spec.dataset.model_copy(update={"chat_template": str(found.resolve())})
+    return spec.model_copy(update={"dataset": dataset})
 
 
 def _resolve(spec: SftSpec, context: StageContext) -> ModelSource:

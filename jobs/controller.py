@@ -1,0 +1,279 @@
+"""Walks a plan's stages and keeps the run's record.
+
+It is a reconciler: it compares the plan with the record and does what is missing, a stage at a
+time. Killed at any point and started again with the same plan, it goes on where the record stands:
+a stage whose artifact is committed is not run again, and one that was running goes on from its
+newest committed checkpoint. It alone writes the record.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from jobs.errors import ClusterError, Interrupted
+from jobs.masking import Mask
+from jobs.plan import Plan, StagePlan
+from jobs.record import (
+    Record,
+    StageStatus,
+    find_artifact,
+    find_run,
+    new_run_id,
+    read_progress,
+    utc_now,
+)
+from jobs.state import FailureClass, RunState, StageState
+from jobs.ui import View
+from storage.commit import Owner, read_committed
+from storage.layout import AttemptLayout, Layout
+from workloads import WORKLOADS, load_function
+from workloads.check import Checked
+from workloads.context import Cluster, StageContext, StageResult
+from workloads.failures import classify
+
+_POLL_S = 0.2
+_FIRST_BACKOFF_S = 1.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+log = logging.getLogger("raysmith")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run."""
+
+    plan: Plan
+    spec_text: str
+    checked: Checked
+    lock: Mapping[str, Any]
+    mask: Mask
+
+
+def open_record(job: Job, layout: Layout) -> Record:
+    """The record of the run that this job goes on with, or of a new one.
+
+    Raises:
+        UserError: if another process is at this run.
+    """
+    name, digest = job.plan.name, job.checked.digest
+    if found := find_run(layout, name, digest):
+        record = Record.open(layout.run(name, found.run_id), mask=job.mask)
+        record.resume()
+        return record
+    run_id = new_run_id(utc_now(), digest)
+    return Record.create(
+        layout.run(name, run_id),
+        run_id=run_id,
+        name=name,
+        plan_json=job.plan.to_json(),
+        spec_text=job.spec_text,
+        lock=dict(job.lock),
+        stages=tuple(StageStatus(name=s.name, kind=s.kind) for s in job.plan.stages),
+        digest=digest,
+        mask=job.mask,
+    )
+
+
+@dataclass
+class Controller:
+    """Runs one job to its end, its failure, or a request to stop."""
+
+    job: Job
+    record: Record
+    layout: Layout
+    cluster: Cluster
+    view: View
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds by part of the work."""
+    failure: BaseException | None = None
+    """What the run failed with."""
+    _stops: int = 0
+
+    def run(self) -> RunState:
+        """Runs every stage that has no artifact yet. Returns how the run ended."""
+        with self._signals():
+            state = RunState.SUCCEEDED
+            for stage in self.job.plan.stages:
+                if state is not RunState.SUCCEEDED:
+                    self._move(stage, StageState.SKIPPED)
+                elif not self._has_artifact(stage):
+                    state = self._run_stage(stage)
+        self.record.finish(state)
+        return state
+
+    def _has_artifact(self, stage: StagePlan) -> bool:
+        """Whether the stage need not run, since this run or an earlier one has its artifact."""
+        status = self.record.status.stage(stage.name)
+        if status.state.has_artifact:
+            if status.artifact and read_committed(Path(status.artifact)):
+                self.view.stage_changed(status)
+                return True
+        if status.state is not StageState.PENDING:
+            self._move(stage, StageState.PENDING)
+        key = self.job.checked.keys[stage.name]
+        found = find_artifact(self.layout, self.job.plan.name, key)
+        if found:
+            self._move(stage, StageState.CACHED, key=key, artifact=str(found))
+        return bool(found)
+
+    def _run_stage(self, stage: StagePlan) -> RunState:
+        key = self.job.checked.keys[stage.name]
+        failures: dict[FailureClass, int] = {}
+        while True:
+            attempt = self.record.status.stage(stage.name).attempt + 1
+            self._move(stage, StageState.RUNNING, attempt=attempt, key=key)
+            context = self._context(stage, attempt)
+            outcome = self._attempt(context)
+            if isinstance(outcome, StageResult):
+                return self._ended(stage, outcome, context.artifact)
+            if self._stops:
+                return self._ended(stage, StageResult(finished=False), context.artifact)
+            kind = classify(outcome)
+            failures[kind] = failures.get(kind, 0) + 1
+            message = str(outcome) or type(outcome).__name__
+            if failures[kind] > kind.max_retries:
+                self.failure = outcome
+                self._move(stage, StageState.FAILED, reason=kind, message=message)
+                return RunState.FAILED
+            recoveries = self.record.status.stage(stage.name).recoveries + 1
+            changes = {"reason": kind, "message": message, "recoveries": recoveries}
+            self._move(stage, StageState.RETRYING, **changes)
+            time.sleep(_FIRST_BACKOFF_S * 2 ** (failures[kind] - 1))
+
+    def _ended(self, stage: StagePlan, result: StageResult, artifact: Path) -> RunState:
+        self.timings |= {f"{stage.name}.{key}": value for key, value in result.timings.items()}
+        self.record.event("timings", stage.name, seconds=dict(result.timings))
+        if result.finished:
+            self._move(stage, StageState.SUCCEEDED, artifact=str(artifact))
+            return RunState.SUCCEEDED
+        self._move(stage, StageState.STOPPED)
+        return RunState.STOPPED
+
+    def _context(self, stage: StagePlan, attempt: int) -> StageContext:
+        run = self.record.layout
+        layout = run.stage(stage.name)
+        attempt_layout = layout.attempt(attempt)
+        attempt_layout.folder.mkdir(parents=True, exist_ok=True)
+        layout.stop_request.unlink(missing_ok=True)
+        artifacts = {s.name: s.artifact for s in self.record.status.stages}
+
+        def event(kind: str, **fields: Any) -> None:
+            self.record.event(kind, stage.name, **fields)
+
+        def note(text: str) -> None:
+            log.info(text)
+            self.view.note(f"[{stage.name}] {text}")
+
+        return StageContext(
+            stage=stage,
+            seed=self.job.plan.seed,
+            base_folders=self.job.plan.base_folders,
+            owner=Owner(
+                self.record.status.run_id, stage.name, self.job.checked.keys[stage.name], attempt
+            ),
+            layout=layout,
+            attempt=attempt_layout,
+            artifact=run.artifact(stage.name),
+            inputs={key: Path(artifacts[source] or "") for key, source in stage.inputs.items()},
+            cluster=self.cluster,
+            event=event,
+            note=note,
+        )
+
+    def _attempt(self, context: StageContext) -> StageResult | BaseException:
+        """Runs one attempt in a thread, so that this one can watch, tell, and take signals."""
+        try:
+            # In this thread, since the kernel ends Ray's processes with the thread that began them.
+            self.cluster.connect()
+        except ClusterError as error:
+            return error
+        self._take_signals()
+        outcomes: list[StageResult | BaseException] = []
+        run = load_function(WORKLOADS[context.stage.kind].run)
+
+        def target() -> None:
+            try:
+                outcomes.append(run(context))
+            except BaseException as error:  # noqa: BLE001 - the caller sorts it
+                log.error("".join(traceback.format_exception(error)))
+                outcomes.append(error)
+
+        with _log_file(context.attempt):
+            thread = threading.Thread(target=target, name=context.stage.name, daemon=True)
+            thread.start()
+            asked = 0
+            while thread.is_alive():
+                thread.join(_POLL_S)
+                self._watch(context)
+                if self._stops > asked:
+                    asked = self._stops
+                    self._ask_to_stop(context)
+        return outcomes[0]
+
+    def _watch(self, context: StageContext) -> None:
+        self.record.beat()
+        progress = read_progress(context.attempt.progress_json)
+        if progress:
+            self.view.progress(context.stage.name, progress)
+
+    def _ask_to_stop(self, context: StageContext) -> None:
+        """First time: asks the workers for a checkpoint. Otherwise ends at once.
+
+        Raises:
+            Interrupted: if there is nothing to save, or no wish to.
+        """
+        if self._stops > 1 or not context.attempt.progress_json.exists():
+            self._move(context.stage, StageState.STOPPED)
+            self.record.finish(RunState.STOPPED)
+            raise Interrupted("stopped at once", "the same command goes on where this was")
+        context.layout.stop_request.touch()
+        self.view.note("stopping: a checkpoint will be committed first; once more to end at once")
+
+    def _move(self, stage: StagePlan, state: StageState, **changes: Any) -> None:
+        self.view.stage_changed(self.record.move(stage.name, state, **changes))
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._take_signals()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take_signals(self) -> None:
+        """Counts requests to stop. Taken again after Ray has started, which takes SIGTERM."""
+
+        def count(_signal: int, _frame: FrameType | None) -> None:
+            self._stops += 1
+
+        for number in _SIGNALS:
+            signal.signal(number, count)
+
+
+@contextmanager
+def _log_file(attempt: AttemptLayout) -> Iterator[None]:
+    """Sends what is logged in this process to the attempt's log."""
+    handler = logging.FileHandler(attempt.driver_log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,96 @@
+"""`raysmith run`: puts the controller, the cluster and the terminal together."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from cluster.attached import AttachedCluster
+from cluster.local import LocalCluster
+from jobs.closing import closing
+from jobs.controller import Controller, Job, open_record
+from jobs.errors import ExitCode, RaysmithError
+from jobs.loaded import LoadedSpec
+from jobs.masking import masker, secret_names
+from jobs.plan import Plan
+from jobs.spec.sft import SftSpec
+from jobs.state import FailureClass, RunState, StageState
+from jobs.ui import open_view
+from storage.layout import Layout
+from storage.uri import local_root
+from workloads.check import Checked, check
+
+_EXIT_OF_CLASS = {FailureClass.USER_ERROR: ExitCode.USER_ERROR}
+
+
+def run_job(loaded: LoadedSpec, plan: Plan, address: str | None, dashboard: bool) -> ExitCode:
+    """Runs a plan to its end and tells the user what came of it.
+
+    Raises:
+        RaysmithError: if it could not start, or was stopped at once.
+    """
+    started = time.monotonic()
+    layout = Layout(local_root(plan.storage))
+    checked = check(loaded, plan)
+    mask = masker(secret_names(loaded.text), os.environ)
+    job = Job(plan, loaded.text, checked, _lock(loaded, checked), mask)
+    record = open_record(job, layout)
+    view = open_view(record.status.stages, sys.stdout, os.environ)
+    with _cluster(plan, address, dashboard) as cluster, view:
+        view.note(f"run {plan.name}/{record.status.run_id} in {record.layout.folder}")
+        for note in checked.notes:
+            view.note(note)
+        controller = Controller(job, record, layout, cluster, view)
+        state = controller.run()
+    timings = {**controller.timings, "total": time.monotonic() - started}
+    command = shlex.join(["raysmith", *sys.argv[1:]])
+    print(closing(record.status, record.layout, timings, command))  # noqa: T201
+    return _exit_code(state, controller)
+
+
+def _cluster(plan: Plan, address: str | None, dashboard: bool) -> LocalCluster | AttachedCluster:
+    if address:
+        return AttachedCluster(address)
+    wanted = [s.spec.resources for s in plan.stages if isinstance(s.spec, SftSpec)]
+    workers = max((resources.workers for resources in wanted), default=1)
+    cpus = max((resources.cpus_per_worker or 0 for resources in wanted), default=0)
+    return LocalCluster(workers, cpus or None, dashboard)
+
+
+def _exit_code(state: RunState, controller: Controller) -> ExitCode:
+    if state is RunState.SUCCEEDED:
+        return ExitCode.OK
+    if state is RunState.STOPPED:
+        return ExitCode.INTERRUPTED
+    failed = [s for s in controller.record.status.stages if s.state is StageState.FAILED]
+    if isinstance(controller.failure, RaysmithError):
+        return controller.failure.exit_code
+    reasons = {stage.reason for stage in failed if stage.reason}
+    return next((_EXIT_OF_CLASS[r] for r in reasons if r in _EXIT_OF_CLASS), ExitCode.FAILED)
+
+
+def _lock(loaded: LoadedSpec, checked: Checked) -> Mapping[str, Any]:
+    """What the run's results follow from."""
+    return {
+        "git_revision": _git_revision(loaded.path.parent),
+        "versions": {d.metadata["Name"]: d.version for d in distributions()},
+        "inputs": {stage: dict(digests) for stage, digests in checked.digests.items()},
+        "stage_keys": dict(checked.keys),
+    }
+
+
+def _git_revision(folder: Path) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None

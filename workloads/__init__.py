@@ -1,0 +1,29 @@
+"""How a stage works: the code that runs on the cluster, a folder to each family of stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Where the code of a stage kind is, as `module:function`."""
+
+    check: str
+    """Looks at the stage's inputs before anything runs. Imports nothing heavy."""
+    run: str
+    """Runs one attempt."""
+
+
+WORKLOADS = {
+    "sft": Workload(check="workloads.train.check:check", run="workloads.train.run:run"),
+    "merge": Workload(check="workloads.merge.check:check", run="workloads.merge.run:run"),
+}
+
+
+def load_function(place: str) -> Any:
+    """The function at `module:function`."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

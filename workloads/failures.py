@@ -1,0 +1,51 @@
+"""Which class of failure an error is; the class decides whether a stage is tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jobs.errors import ClusterError, UserError
+from jobs.state import FailureClass
+
+_LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
+
+
+def classify(error: BaseException) -> FailureClass:
+    """The class of the error, told from it and its causes."""
+    for cause in _causes(error):
+        if found := _class_of(cause):
+            return found
+    return FailureClass.UNKNOWN
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        # Ray wraps what a task raised.
+        inner = getattr(error, "cause", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+
+
+def _class_of(error: BaseException) -> FailureClass | None:
+    import ray.exceptions as ray_errors
+
+    if isinstance(error, UserError):
+        return FailureClass.USER_ERROR
+    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
+        return FailureClass.DEVICE_OUT_OF_MEMORY
+    if isinstance(error, ray_errors.OutOfMemoryError | MemoryError):
+        return FailureClass.HOST_OUT_OF_MEMORY
+    lost = (
+        ray_errors.RayActorError,
+        ray_errors.WorkerCrashedError,
+        ray_errors.NodeDiedError,
+        ray_errors.ObjectLostError,
+        ray_errors.RuntimeEnvSetupError,
+    )
+    if isinstance(error, (*lost, ConnectionError, ClusterError)):
+        return FailureClass.INFRASTRUCTURE
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST_CONNECTION):
+        return FailureClass.INFRASTRUCTURE
+    return None

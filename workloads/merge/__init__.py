@@ -1,0 +1,1 @@
+"""Merging: an adapter and its base model become one model."""
