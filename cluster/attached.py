@@ -33,7 +33,11 @@ class AttachedCluster:
             return
         import ray
 
-        folders = [Path(spec.origin).parent for name in _PACKAGES if (spec := find_spec(name)) and spec.origin]
+        folders = [
+            Path(spec.origin).parent
+            for name in _PACKAGES
+            if (spec := find_spec(name)) and spec.origin
+        ]
         try:
             ray.init(
                 address=self._address,

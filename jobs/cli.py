@@ -12,9 +12,9 @@ import click
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
 
 if TYPE_CHECKING:
-    from jobs.explain import Explanation
-    from jobs.loaded import LoadedSpec
-    from jobs.plan import Plan
+    from jobs.load.loaded import LoadedSpec
+    from jobs.plan.explain import Explanation
+    from jobs.plan.resolve import Plan
     from storage.layout import RunLayout
 
 DEFAULT_STORAGE = "./runs"
@@ -83,8 +83,8 @@ _storage = click.option(
 
 
 def _resolve(spec: Path, overrides: tuple[str, ...], storage: str) -> tuple[LoadedSpec, Plan]:
-    from jobs.load import load
-    from jobs.plan import resolve
+    from jobs.load.loader import load
+    from jobs.plan.resolve import resolve
 
     loaded = load(spec, overrides)
     return loaded, resolve(loaded, storage)
@@ -95,15 +95,13 @@ def _resolve(spec: Path, overrides: tuple[str, ...], storage: str) -> tuple[Load
 @_set
 def validate(spec: Path, overrides: tuple[str, ...]) -> None:
     """Check SPEC, its datasets and its models, and say everything that is wrong."""
-    from jobs.plan_text import summary
+    from jobs.plan.text import summary
     from workloads.check import check
 
     loaded, resolved = _resolve(spec, overrides, DEFAULT_STORAGE)
     for note in check(loaded, resolved).notes:
         click.echo(note)
     click.echo(f"{spec}: valid ({summary(resolved)})")
-
-
 
 
 @cli.command()
@@ -116,8 +114,8 @@ def plan(
     spec: Path, overrides: tuple[str, ...], storage: str, path: str | None, as_json: bool
 ) -> None:
     """Show what running SPEC would do, with every value resolved. Starts nothing."""
-    from jobs.explain import explain
-    from jobs.plan_text import plan_text
+    from jobs.plan.explain import explain
+    from jobs.plan.text import plan_text
 
     loaded, resolved = _resolve(spec, overrides, storage)
     if path:
@@ -160,8 +158,8 @@ _run_name = click.argument("run", default="", metavar="[RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(run: str, storage: str, as_json: bool) -> None:
     """Show how RUN stands: an id, a name, name/id or a folder. The newest run by default."""
-    from jobs.status import as_json as status_json
-    from jobs.status import render_status
+    from jobs.view.status import as_json as status_json
+    from jobs.view.status import render_status
 
     layout = _run_layout(run, storage)
     click.echo(status_json(layout) if as_json else render_status(layout))
@@ -175,7 +173,7 @@ def status(run: str, storage: str, as_json: bool) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
 def logs(run: str, stage: str | None, storage: str, attempt: int | None, follow: bool) -> None:
     """Show what the driver and the workers of RUN logged, of all stages or of one."""
-    from jobs.logs import print_logs
+    from jobs.view.logs import print_logs
 
     layout = _run_layout(run, storage)
     print_logs(layout, stage, attempt=attempt, follow=follow, write=click.echo)

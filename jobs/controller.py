@@ -22,7 +22,8 @@ from typing import Any
 
 from jobs.errors import ClusterError, Interrupted
 from jobs.masking import Mask
-from jobs.plan import Plan, StagePlan
+from jobs.observed import utc_now
+from jobs.plan.resolve import Plan, StagePlan
 from jobs.record import (
     Record,
     StageStatus,
@@ -30,12 +31,12 @@ from jobs.record import (
     find_run,
     new_run_id,
     read_progress,
-    utc_now,
 )
 from jobs.state import FailureClass, RunState, StageState
-from jobs.ui import View
-from storage.commit import Owner, read_committed
+from jobs.view.terminal import View
+from storage.commit import read_committed
 from storage.layout import AttemptLayout, Layout
+from storage.manifest import Owner
 from workloads import WORKLOADS, load_function
 from workloads.check import Checked
 from workloads.context import Cluster, StageContext, StageResult
@@ -114,10 +115,10 @@ class Controller:
     def _has_artifact(self, stage: StagePlan) -> bool:
         """Whether the stage need not run, since this run or an earlier one has its artifact."""
         status = self.record.status.stage(stage.name)
-        if status.state.has_artifact:
-            if status.artifact and read_committed(Path(status.artifact)):
-                self.view.stage_changed(status)
-                return True
+        done = status.state.has_artifact and status.artifact
+        if done and read_committed(Path(done)):
+            self.view.stage_changed(status)
+            return True
         if status.state is not StageState.PENDING:
             self._move(stage, StageState.PENDING)
         key = self.job.checked.keys[stage.name]

@@ -14,15 +14,15 @@ from typing import Any
 
 from cluster.attached import AttachedCluster
 from cluster.local import LocalCluster
-from jobs.closing import closing
 from jobs.controller import Controller, Job, open_record
 from jobs.errors import ExitCode, RaysmithError
-from jobs.loaded import LoadedSpec
+from jobs.load.loaded import LoadedSpec
 from jobs.masking import masker, secret_names
-from jobs.plan import Plan
+from jobs.plan.resolve import Plan
 from jobs.spec.sft import SftSpec
 from jobs.state import FailureClass, RunState, StageState
-from jobs.ui import open_view
+from jobs.view.closing import closing
+from jobs.view.terminal import open_view
 from storage.layout import Layout
 from storage.uri import local_root
 from workloads.check import Checked, check

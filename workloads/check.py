@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from jobs.errors import Problem, SpecError, UserError
-from jobs.loaded import LoadedSpec
-from jobs.plan import Plan, StagePlan, stage_key
+from jobs.load.loaded import LoadedSpec
+from jobs.plan.resolve import Plan, StagePlan, stage_key
 from workloads import WORKLOADS, load_function
 
 _ENGINES = ("raysmith", "torch", "transformers", "peft", "deepspeed")
@@ -86,8 +86,6 @@ def located(loaded: LoadedSpec, stage: StagePlan, path: str, error: UserError) -
     if not isinstance(error, SpecError):
         return [loaded.problem(field_path, error.message, error.remedy)]
     return [
-        problem
-        if problem.file
-        else loaded.problem(field_path, problem.message, problem.remedy)
+        problem if problem.file else loaded.problem(field_path, problem.message, problem.remedy)
         for problem in error.problems
     ]

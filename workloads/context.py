@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from jobs.plan import StagePlan
-from storage.commit import Owner
+from jobs.plan.resolve import StagePlan
 from storage.layout import AttemptLayout, StageLayout
+from storage.manifest import Owner
 
 
 class Cluster(Protocol):

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from jobs.errors import Problem, SpecError, UserError
-from jobs.loaded import LoadedSpec
+from jobs.load.loaded import LoadedSpec
 from jobs.spec.dataset import DatasetSpec, SourceSpec
 from workloads.check import Findings
 from workloads.data.conversation import RowReader, has_placeholder
@@ -23,9 +23,7 @@ rest."""
 _ROWS_OF_LARGE = 10_000
 
 
-def check_dataset(
-    loaded: LoadedSpec, stage: str, dataset: DatasetSpec, findings: Findings
-) -> None:
+def check_dataset(loaded: LoadedSpec, stage: str, dataset: DatasetSpec, findings: Findings) -> None:
     """Adds what is wrong with a dataset's sources, and digests of their content."""
     named = [
         *((f"train[{i}]", source) for i, source in enumerate(dataset.train_sources)),

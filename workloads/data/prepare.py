@@ -20,7 +20,8 @@ import numpy as np
 
 from jobs.errors import Problem, SpecError
 from jobs.spec.dataset import DatasetSpec, SourceSpec
-from storage.commit import Owner, begin, commit, read_committed
+from storage.commit import begin, commit, read_committed
+from storage.manifest import Owner
 from workloads.data.conversation import RowReader
 from workloads.data.readers import load_reader
 from workloads.data.rows import REPORTED_ROWS, BadRow, Chunk, LeftOut, Message, bad_row_problems
@@ -106,7 +107,12 @@ class _Outcome:
 
 
 def prepare(
-    dataset: DatasetSpec, base_folders: Sequence[str], model: str, seed: int, folder: Path, owner: Owner
+    dataset: DatasetSpec,
+    base_folders: Sequence[str],
+    model: str,
+    seed: int,
+    folder: Path,
+    owner: Owner,
 ) -> Prepared:
     """Tokenizes a dataset into `folder`, or finds that this was done. Needs a connected Ray.
 
@@ -180,9 +186,7 @@ def _add_tasks(
         tasks.append(_Task(number, chunk, reader, part, (*seed, number), buckets, only_validation))
 
 
-def _run(
-    tasks: list[_Task], dataset: DatasetSpec, model: str, folder: Path
-) -> Iterator[_Outcome]:
+def _run(tasks: list[_Task], dataset: DatasetSpec, model: str, folder: Path) -> Iterator[_Outcome]:
     import ray.data
 
     numbers = ray.data.range(len(tasks), override_num_blocks=len(tasks))
@@ -201,7 +205,9 @@ def _run_task(
     writer = _Writer(Path(folder), task, outcome)
     tokenizer = load_tokenizer(model, dataset.chat_template)
     batch: list[tuple[int, int, list[Message]]] = []
-    for record, repeats in zip(load_reader(task.chunk.reader).read(task.chunk), task.repeats, strict=True):
+    for record, repeats in zip(
+        load_reader(task.chunk.reader).read(task.chunk), task.repeats, strict=True
+    ):
         if not repeats:
             continue
         try:
@@ -303,7 +309,9 @@ def _gather(outcomes: list[_Outcome]) -> Prepared:
 
 def _check(prepared: Prepared, dataset: DatasetSpec) -> None:
     if prepared.bad_rows and (dataset.strict or not prepared.train):
-        raise SpecError(bad_row_problems(prepared.first_bad, prepared.bad_rows, strict=dataset.strict))
+        raise SpecError(
+            bad_row_problems(prepared.first_bad, prepared.bad_rows, strict=dataset.strict)
+        )
     if not prepared.train:
         reason = "no row is left to train on"
         if prepared.too_long:

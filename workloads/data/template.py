@@ -30,7 +30,9 @@ class Tokenized:
     """(T,) whether a token belongs to a turn of the assistant."""
 
 
-def render(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> tuple[str, list[tuple[int, int]]]:
+def render(
+    tokenizer: PreTrainedTokenizerFast, messages: list[Message]
+) -> tuple[str, list[tuple[int, int]]]:
     """The conversation's text, and the stretches of it that the assistant says.
 
     Raises:
@@ -78,7 +80,9 @@ def tokenize(
         return [item for item in rendered if isinstance(item, BadRow)]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     tokens = iter(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
-    return [item if isinstance(item, BadRow) else _mask(*next(tokens), item[1]) for item in rendered]
+    return [
+        item if isinstance(item, BadRow) else _mask(*next(tokens), item[1]) for item in rendered
+    ]
 
 
 def _try_render(

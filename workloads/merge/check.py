@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.loaded import LoadedSpec
-from jobs.plan import StagePlan
+from jobs.load.loaded import LoadedSpec
+from jobs.plan.resolve import StagePlan
 from workloads.check import Findings, located
 from workloads.models.check import check_model
 from workloads.models.resolve import adapter_base, resolve_model

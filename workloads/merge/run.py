@@ -55,7 +55,11 @@ def _merge(adapter: str, base: ModelSource, target: str, spec: MergeSpec) -> Non
 
     token = SECRET.match(spec.hub_token or "")
     folder = localize(base, os.environ.get(token["name"]) if token else None)
-    dtype = getattr(torch, spec.torch_dtype) if spec.torch_dtype else AutoConfig.from_pretrained(folder).dtype
+    dtype = (
+        getattr(torch, spec.torch_dtype)
+        if spec.torch_dtype
+        else AutoConfig.from_pretrained(folder).dtype
+    )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     try:
         adapted = PeftModel.from_pretrained(model, adapter).eval()
@@ -68,10 +72,11 @@ def _merge(adapter: str, base: ModelSource, target: str, spec: MergeSpec) -> Non
     with torch.no_grad():
         expected = adapted(input_ids=probe).logits
         merged = adapted.merge_and_unload(safe_merge=True)
-        error = (merged(input_ids=probe).logits - expected).abs().max() / expected.abs().max()
-    if not error <= _TOLERANCE:
+        difference = (merged(input_ids=probe).logits - expected).abs().max()
+        share = float(difference / expected.abs().max())
+    if not share <= _TOLERANCE:
         raise RaysmithError(
-            f"the merged model's logits differ from base and adapter by {float(error):.2%}",
+            f"the merged model's logits differ from base and adapter by {share:.2%}",
             "this kind of adapter can't be folded into its base: serve base and adapter instead",
         )
     merged.to(dtype).save_pretrained(target, max_shard_size=size_bytes(spec.max_shard_size))

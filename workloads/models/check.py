@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from jobs.errors import UserError
-from jobs.loaded import LoadedSpec
-from jobs.plan import StagePlan
+from jobs.load.loaded import LoadedSpec
+from jobs.plan.resolve import StagePlan
 from workloads.check import Findings, located
 from workloads.models.resolve import ModelSource, resolve_model
 
 
-def check_model(
-    loaded: LoadedSpec, stage: StagePlan, findings: Findings
-) -> ModelSource | None:
+def check_model(loaded: LoadedSpec, stage: StagePlan, findings: Findings) -> ModelSource | None:
     """Resolves the stage's `model` unless another stage makes it; what is wrong is added."""
     if "model" in stage.inputs:
         return None

@@ -11,7 +11,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from storage.commit import Owner, begin, commit, read_committed
+from storage.commit import begin, commit, read_committed
+from storage.manifest import Owner
 from workloads.models.resolve import BUNDLED, ModelSource
 
 log = logging.getLogger(__name__)

@@ -56,7 +56,7 @@ class ModelSource:
         return self.kind == "folder" and Path(self.name, ADAPTER_CONFIG).is_file()
 
     def digest(self) -> str:
-        """A text that changes when the model does: content of small files, size and time of others."""
+        """Changes when the model does: with small files' content, with others' size and time."""
         if self.kind == "hub":
             return f"{self.name}@{self.revision or 'main'}"
         if self.kind == "bundled":
@@ -110,7 +110,9 @@ def resolve_model(
 def _hub(reference: str, environ: Mapping[str, str]) -> ModelSource:
     name, _, revision = reference.partition("@")
     if environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        home = environ.get("HF_HOME") or Path(environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
+        home = environ.get("HF_HOME") or Path(
+            environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"
+        )
         cache = Path(environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
         if not (cache / f"models--{name.replace('/', '--')}").is_dir():
             raise UserError(
@@ -138,7 +140,9 @@ def check_folder(folder: Path) -> None:
         reason = f"{str(folder)!r} has no weights: no .safetensors file"
         remedy = "complete the download, or give another folder"
         if pickles:
-            remedy = f"convert {pickles[0]} to safetensors: pickled weights can run code when loaded"
+            remedy = (
+                f"convert {pickles[0]} to safetensors: pickled weights can run code when loaded"
+            )
         raise UserError(reason, remedy)
     index = folder / "model.safetensors.index.json"
     if index.is_file():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.loaded import LoadedSpec
-from jobs.plan import StagePlan
+from jobs.load.loaded import LoadedSpec
+from jobs.plan.resolve import StagePlan
 from jobs.spec.sft import SftSpec
 from workloads.check import Findings
 from workloads.data.check import check_dataset
@@ -25,7 +25,7 @@ def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
             loaded.problem(
                 f"stages.{stage.name}.model",
                 f"{spec.model!r} is an adapter, and a full model is needed",
-                f"add a merge stage and use its result: merge: {{kind: merge, model: {spec.model}}}",
+                f"add a stage and use its model: merge: {{kind: merge, model: {spec.model}}}",
             )
         )
     elif source and not spec.dataset.chat_template and not _has_chat_template(source):

@@ -22,7 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from storage.commit import Owner, begin, commit
+from storage.commit import begin, commit
+from storage.manifest import Owner
 from workloads.train.state import (
     WEIGHT,
     allocate,
@@ -80,10 +81,15 @@ def save(
 
 
 def save_model(
-    module: nn.Module, trained: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerFast, folder: Path
+    module: nn.Module,
+    trained: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
 ) -> None:
     """Writes the adapter or the full model with its tokenizer, as `from_pretrained` reads it."""
-    buffers = set(module.state_dict()) - {n for n, _ in module.named_parameters(remove_duplicate=False)}
+    buffers = set(module.state_dict()) - {
+        n for n, _ in module.named_parameters(remove_duplicate=False)
+    }
     kept = {name: tensor for name, tensor in module.state_dict().items() if name in buffers}
     module.save_pretrained(folder, state_dict={**kept, **trained})
     # PEFT adds a form for a model card, to be filled in by hand.

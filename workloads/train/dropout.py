@@ -39,7 +39,9 @@ class RowDropout(nn.Module):
             return x
         if x.dim() != 3 or len(x) != len(self.rows.positions):
             return nn.functional.dropout(x, self.share)
-        kept = torch.stack([self._kept(row, p) for row, p in zip(x, self.rows.positions, strict=True)])
+        kept = torch.stack(
+            [self._kept(row, p) for row, p in zip(x, self.rows.positions, strict=True)]
+        )
         return x * kept.to(x.dtype).div_(1 - self.share)
 
     def _kept(self, row: Tensor, position: int) -> Tensor:

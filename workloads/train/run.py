@@ -6,7 +6,6 @@ attempt, once it knows what kind of failure it was.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time

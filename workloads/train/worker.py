@@ -15,8 +15,8 @@ from jobs.errors import RaysmithError
 from jobs.observed import Progress, timestamp, utc_now, write_progress
 from jobs.spec.sft import SftSpec
 from jobs.spec.tuner import FullSpec
-from storage.commit import Owner
 from storage.layout import AttemptLayout, StageLayout
+from storage.manifest import Owner
 from storage.retention import prune
 
 if TYPE_CHECKING:

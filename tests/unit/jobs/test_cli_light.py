@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from jobs.cli import cli
 from jobs.errors import Problem
-from jobs.plan import Plan
+from jobs.plan.resolve import Plan
 
 
 def _run(*args: object) -> Result:
@@ -110,7 +110,7 @@ def test_a_bug_says_that_it_is_one(spec: Path, monkeypatch: pytest.MonkeyPatch) 
     def fail(*args: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("jobs.plan.resolve", fail)
+    monkeypatch.setattr("jobs.plan.resolve.resolve", fail)
     result = _run("plan", spec)
     assert isinstance(result.exception, ZeroDivisionError)
     assert result.exit_code == 1

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import jobs
-from jobs.load import load
-from jobs.plan import resolve
+from jobs.load.loader import load
+from jobs.plan.resolve import resolve
 
 FOLDER = Path(jobs.__file__).parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))

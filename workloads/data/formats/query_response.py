@@ -15,7 +15,8 @@ COLUMNS = "query, response"
 
 _QUERY = ("query", "prompt", "instruction", "question", "problem", "input")
 _RESPONSE = (
-    "response", "answer", "output", "target", "targets", "answers", "solution", "completion", "text",
+    "response", "answer", "answers", "output", "target", "targets", "solution", "completion",
+    "text",
 )  # fmt: skip
 
 

@@ -26,9 +26,7 @@ def optional_text(columns: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def conversation(
-    system: str, history: object, turns: Sequence[tuple[str, str]]
-) -> list[Message]:
+def conversation(system: str, history: object, turns: Sequence[tuple[str, str]]) -> list[Message]:
     """Messages from an optional system text, earlier turns (pairs of texts) and the last ones."""
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     for query, response in (*_pairs(history), *turns):
@@ -44,7 +42,11 @@ def _pairs(history: object) -> list[tuple[str, str]]:
         raise BadRow(f"column 'history' holds a {type(history).__name__}, not a list of pairs")
     pairs = []
     for pair in history:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(t, str) for t in pair):
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(t, str) for t in pair)
+        ):
             raise BadRow("column 'history' must be a list of [query, response] pairs of texts")
         pairs.append((pair[0], pair[1]))
     return pairs

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobs.derive import accumulation_steps
-from jobs.plan import Plan, StagePlan
+from jobs.plan.derive import accumulation_steps
+from jobs.plan.resolve import Plan, StagePlan
 from jobs.spec.sft import SftSpec
 from jobs.spec.training import TrainingSpec
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from jobs.derive import resolved_sft
 from jobs.errors import SpecError
-from jobs.graph import Artifact, edges, graph_problems, in_order, inputs, produces
-from jobs.loaded import LoadedSpec
+from jobs.load.loaded import LoadedSpec
+from jobs.plan.derive import resolved_sft
+from jobs.plan.graph import Artifact, edges, graph_problems, in_order, inputs, produces
 from jobs.spec import SCHEMA_VERSION
 from jobs.spec.job import Stage
 from jobs.spec.merge import MergeSpec

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from jobs.observed import Clock, Progress, StageStatus, utc_now
 from jobs.state import StageState
-from jobs.status import STYLES, describe, duration, elapsed_s, shown
+from jobs.view.status import STYLES, describe, duration, elapsed_s, shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs.errors import Problem, SpecError
-from jobs.literal_secrets import mask
-from jobs.spec import JobSpec
-from jobs.spec.fields import Spec
-from jobs.spec_types import has_free_keys, options, sections, tag, under
-from jobs.tree import (
+from jobs.load.literal_secrets import mask
+from jobs.load.spec_types import has_free_keys, options, sections, tag, under
+from jobs.load.tree import (
     SET_OPTION,
     Document,
     KeyPath,
@@ -22,8 +20,10 @@ from jobs.tree import (
     problem_at,
     split_dotted,
 )
-from jobs.unknown_keys import unknown_key
-from jobs.yaml_tree import parse, scalar
+from jobs.load.unknown_keys import unknown_key
+from jobs.load.yaml_tree import parse, scalar
+from jobs.spec import JobSpec
+from jobs.spec.fields import Spec
 
 
 def override(document: Document, settings: Sequence[str]) -> list[Problem]:

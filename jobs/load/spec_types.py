@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from jobs.load.tree import KeyPath, Value, child
 from jobs.spec import JobSpec
 from jobs.spec.fields import SecretReference, Spec
-from jobs.tree import KeyPath, Value, child
 
 _TAG_FIELDS = ("kind", "type")
 _SECRET_MARK = get_args(SecretReference)[1]

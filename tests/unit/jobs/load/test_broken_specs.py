@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from jobs.cli import cli
 from jobs.errors import SpecError
-from jobs.load import load
-from jobs.plan import resolve
+from jobs.load.loader import load
+from jobs.plan.resolve import resolve
 
 TOKEN = "hf_" + "abcdefghijklmnopqrstuvwxyz"
 PASSWORD = "correct-horse-battery"

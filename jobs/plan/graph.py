@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from jobs.errors import Problem
-from jobs.loaded import LoadedSpec
+from jobs.load.loaded import LoadedSpec
 from jobs.spec.fields import REFERENCE
 from jobs.spec.job import JobSpec
 from jobs.spec.merge import MergeSpec

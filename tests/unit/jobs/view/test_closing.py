@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.closing import closing
 from jobs.observed import RunStatus, StageStatus
 from jobs.state import FailureClass, RunState, StageState
+from jobs.view.closing import closing
 from storage.layout import Layout, RunLayout
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import UserError
-from jobs.logs import POLL_S, print_logs
 from jobs.record import Record, StageStatus
 from jobs.state import RunState, StageState
+from jobs.view.logs import POLL_S, print_logs
 from storage.layout import Layout
 
 

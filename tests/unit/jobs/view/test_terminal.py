@@ -8,7 +8,7 @@ from rich.console import Console
 
 from jobs.observed import Progress, StageStatus
 from jobs.state import FailureClass, StageState
-from jobs.ui import LiveView, PlainView, open_view
+from jobs.view.terminal import LiveView, PlainView, open_view
 
 SFT = StageStatus(name="sft", kind="sft")
 MERGE = StageStatus(name="merge", kind="merge")

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jobs.errors import Problem
+from jobs.load.spec_types import field_at, is_secret
+from jobs.load.tree import Document, KeyPath, Value, child, leaves, replace
+from jobs.load.yaml_tree import scalar
 from jobs.spec.fields import REFERENCE, SECRET
-from jobs.spec_types import field_at, is_secret
-from jobs.tree import Document, KeyPath, Value, child, leaves, replace
-from jobs.yaml_tree import scalar
 
 OUTPUTS = ("model",)
 """What a stage can be asked for."""

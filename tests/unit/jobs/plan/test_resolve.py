@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import SpecError, UserError
-from jobs.explain import explain
-from jobs.load import LoadedSpec, load
-from jobs.plan import Plan, resolve, stage_key
-from jobs.plan_text import plan_text, summary
+from jobs.load.loader import LoadedSpec, load
+from jobs.plan.explain import explain
+from jobs.plan.resolve import Plan, resolve, stage_key
+from jobs.plan.text import plan_text, summary
 from jobs.spec.sft import SftSpec
 
 HEAD = "version: 1\nname: a\nstages:\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobs.observed import RunStatus, StageStatus
 from jobs.state import FailureClass, RunState, StageState
-from jobs.status import duration, shown
+from jobs.view.status import duration, shown
 from storage.layout import RunLayout
 
 

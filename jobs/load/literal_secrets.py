@@ -9,9 +9,9 @@ import re
 from dataclasses import replace as with_changes
 
 from jobs.errors import Problem
+from jobs.load.spec_types import annotation_at, has_free_keys
+from jobs.load.tree import Document, KeyPath, Position, Value, leaves, problem_at, replace
 from jobs.spec.fields import SECRET
-from jobs.spec_types import annotation_at, has_free_keys
-from jobs.tree import Document, KeyPath, Position, Value, leaves, problem_at, replace
 
 _SHAPES = re.compile(
     r"(?<![A-Za-z0-9])(?:"

@@ -12,7 +12,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from jobs.errors import Problem, SpecError
-from jobs.tree import Document, KeyPath, Position, Positions, Value, problem_at
+from jobs.load.tree import Document, KeyPath, Position, Positions, Value, problem_at
 
 _PLAIN_TAG = "!plain"
 _TEXT_TAG = "tag:yaml.org,2002:str"

@@ -10,7 +10,7 @@ from rich.text import Text
 from jobs.errors import UserError
 from jobs.observed import Driver, Progress, RunStatus, StageStatus, write_progress
 from jobs.state import FailureClass, RunState, StageState
-from jobs.status import as_json, duration, render_status
+from jobs.view.status import as_json, duration, render_status
 from storage.layout import Layout, RunLayout
 
 NOW = datetime(2026, 11, 22, 10, 5, tzinfo=UTC)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import SpecError, UserError
-from jobs.load import LoadedSpec, load
+from jobs.load.loader import LoadedSpec, load
+from jobs.load.tree import value_at
+from jobs.load.yaml_tree import parse, scalar
 from jobs.spec.sft import SftSpec
-from jobs.tree import value_at
-from jobs.yaml_tree import parse, scalar
 
 SPEC = """\
 version: 1

@@ -11,10 +11,10 @@ from typing import Any, get_args
 from pydantic_core import ErrorDetails
 
 from jobs.errors import Problem
+from jobs.load.spec_types import annotation_at, options, sections, under
+from jobs.load.tree import Document, KeyPath, Value, child, dotted, value_at
+from jobs.load.unknown_keys import nearest, unknown_key
 from jobs.spec import JobSpec
-from jobs.spec_types import annotation_at, options, sections, under
-from jobs.tree import Document, KeyPath, Value, child, dotted, value_at
-from jobs.unknown_keys import nearest, unknown_key
 
 _EXPECTED = {
     "string_type": "text",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import Problem
-from jobs.literal_secrets import masked
+from jobs.load.literal_secrets import masked
+from jobs.load.tree import KeyPath, Position, Positions, Value, problem_at, split_dotted
 from jobs.spec import JobSpec
-from jobs.tree import KeyPath, Position, Positions, Value, problem_at, split_dotted
 
 
 @dataclass(frozen=True)

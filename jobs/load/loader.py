@@ -11,14 +11,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from jobs.errors import Problem, SpecError, UserError
-from jobs.interpolate import interpolate, stage_complaints
-from jobs.literal_secrets import hide_secrets, masked
-from jobs.loaded import LoadedSpec
-from jobs.overrides import override
+from jobs.load.interpolate import interpolate, stage_complaints
+from jobs.load.literal_secrets import hide_secrets, masked
+from jobs.load.loaded import LoadedSpec
+from jobs.load.overrides import override
+from jobs.load.tree import Document, KeyPath, value_at
+from jobs.load.wording import problems_of
+from jobs.load.yaml_tree import parse
 from jobs.spec import JobSpec
-from jobs.tree import Document, KeyPath, value_at
-from jobs.wording import problems_of
-from jobs.yaml_tree import parse
 
 __all__ = ["LoadedSpec", "load"]
 

@@ -6,12 +6,12 @@ import difflib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jobs.derive import RULES, accumulation_steps
 from jobs.errors import UserError
-from jobs.loaded import LoadedSpec
-from jobs.plan import Plan
+from jobs.load.loaded import LoadedSpec
+from jobs.load.tree import KeyPath, child, dotted, value_at
+from jobs.plan.derive import RULES, accumulation_steps
+from jobs.plan.resolve import Plan
 from jobs.spec.sft import SftSpec
-from jobs.tree import KeyPath, child, dotted, value_at
 
 Layer = Literal["default", "spec", "set", "derived"]
 

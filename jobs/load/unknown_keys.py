@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 
+from jobs.load.spec_types import annotation_at, fields_below, sections
+from jobs.load.tree import KeyPath, Value, child, dotted, value_at
 from jobs.spec import JobSpec
 from jobs.spec.fields import Spec
 from jobs.spec.sft import SftSpec
-from jobs.spec_types import annotation_at, fields_below, sections
-from jobs.tree import KeyPath, Value, child, dotted, value_at
 
 ELSEWHERE = {
     "adapter_name_or_path": "model",
