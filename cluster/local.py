@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
+from cluster import guardian
 from jobs.errors import ClusterError
-
-_PREFIX = "raysmith-"
 
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -45,23 +44,26 @@ class LocalCluster:
         self._needed = workers * (cpus_per_worker or self.cpus_per_worker(workers))
         self._dashboard = dashboard
         self._folder: Path | None = None
+        self._guardian: subprocess.Popen[bytes] | None = None
 
     def cpus_per_worker(self, workers: int) -> int:
         """An equal share of this machine's cores, at least one."""
         return max(cores() // workers, 1)
 
     def connect(self) -> None:
-        """Starts Ray, once.
+        """Starts Ray, once, from the thread that lives as long as the cluster shall.
 
         Raises:
             ClusterError: if it does not start.
         """
         if self._folder:
             return
-        os.environ.update(_ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
-        remove_stale_folders()
         # Ray's sockets lie in here, whose paths have room for about 100 characters.
-        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/tmp"))
+        folder = Path(tempfile.mkdtemp(prefix="raysmith-", dir="/tmp"))
+        os.environ.update(_ENVIRONMENT | {guardian.MARK: str(folder)})
+        # Ray keeps the first token that a process has had.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        self._guardian = guardian.watch(folder)
         # Ray reads the environment above when it is imported, not when it starts.
         import ray
 
@@ -76,7 +78,7 @@ class LocalCluster:
                 _temp_dir=str(folder),
             )
         except (ray.exceptions.RayError, RuntimeError, OSError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            self._end_guardian()
             raise ClusterError(
                 f"Ray did not start on this machine: {error}",
                 "see that memory and the folder for temporary files have room, then run again",
@@ -91,13 +93,12 @@ class LocalCluster:
             import ray
 
             ray.shutdown()
-            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+            self._end_guardian()
 
-
-def remove_stale_folders() -> None:
-    """Removes what a killed driver left behind: its Ray has died with it."""
-    for folder in Path("/tmp").glob(f"{_PREFIX}*-*"):
-        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    def _end_guardian(self) -> None:
+        """Lets the guardian clean up, as if this process had ended, and waits for it."""
+        if self._guardian:
+            self._guardian.communicate()
+            self._guardian = None
+        os.environ.pop(guardian.MARK, None)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from jobs.errors import ClusterError, UserError
 from jobs.state import FailureClass
 
-_LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
+LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
+"""What a worker's error says when it is another worker that was lost."""
 
 
 def classify(error: BaseException) -> FailureClass:
@@ -18,14 +19,28 @@ def classify(error: BaseException) -> FailureClass:
     return FailureClass.UNKNOWN
 
 
+def root(error: BaseException) -> BaseException:
+    """The error itself, without Ray's wrapping."""
+    while inner := _wrapped(error):
+        error = inner
+    return error
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        # Ray wraps what a task raised.
-        inner = getattr(error, "cause", None)
-        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+        error = _wrapped(error) or error.__cause__ or error.__context__
+
+
+def _wrapped(error: BaseException) -> BaseException | None:
+    """The error that Ray wrapped: what a task raised, or why a worker is not well."""
+    for name in ("cause", "health_check_failure", "_base_exc"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException):
+            return inner
+    return None
 
 
 def _class_of(error: BaseException) -> FailureClass | None:
@@ -46,6 +61,6 @@ def _class_of(error: BaseException) -> FailureClass | None:
     )
     if isinstance(error, (*lost, ConnectionError, ClusterError)):
         return FailureClass.INFRASTRUCTURE
-    if isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST_CONNECTION):
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in LOST_CONNECTION):
         return FailureClass.INFRASTRUCTURE
     return None

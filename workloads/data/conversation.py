@@ -38,7 +38,7 @@ class RowReader:
         Raises:
             BadRow: if the row can't be read as its format, or the assistant never speaks.
         """
-        renamed = {self.columns.get(name, name): value for name, value in columns.items()}
+        renamed = self._renamed(columns)
         name = self.format or detect(renamed)
         if name is None:
             listed = ", ".join(map(str, columns)) or "none"
@@ -50,11 +50,19 @@ class RowReader:
             raise BadRow("no turn of the assistant to learn from")
         if self.system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self.system})
+        _check(messages)
         return self._fill(messages, renamed) if self.names else messages
+
+    def _renamed(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        # A column that the spec renames wins over one that bears the name already.
+        kept = {name: value for name, value in columns.items() if name not in self.columns}
+        return kept | {new: columns[name] for name, new in self.columns.items() if name in columns}
 
     def _fill(self, messages: list[Message], columns: Mapping[str, Any]) -> list[Message]:
         tag = columns.get("lang") or columns.get("tag")
-        chinese = tag == "zh" if tag else any(_CHINESE.search(m["content"]) for m in messages)
+        # A `tag` may as well say something else of the row.
+        tagged = tag in ("zh", "en")
+        chinese = tag == "zh" if tagged else any(_CHINESE.search(m["content"]) for m in messages)
 
         def value(match: re.Match[str]) -> str:
             name = self.names.get(match[1].lower(), match[0])
@@ -63,6 +71,17 @@ class RowReader:
         return [
             {"role": m["role"], "content": _PLACEHOLDER.sub(value, m["content"])} for m in messages
         ]
+
+
+def _check(messages: list[Message]) -> None:
+    if messages[0]["role"] == "assistant":
+        raise BadRow("the assistant speaks first, so there is no prompt that it answers")
+    for message in messages:
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError as error:
+            half = ord(message["content"][error.start])
+            raise BadRow(f"its text holds U+{half:04X}, half of a character") from error
 
 
 def has_placeholder(messages: list[Message]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -28,7 +29,8 @@ def find_files(path: str, base_folders: Sequence[str]) -> list[str]:
             f"dataset {path!r} is not on a local or mounted disk", "download it and give its path"
         )
     for base in base_folders:
-        found = _expand(Path(base, path).expanduser())
+        # pathlib's way raises an error where there is no home folder.
+        found = _expand(Path(base, os.path.expanduser(path)))  # noqa: PTH111
         if found:
             return found
     raise UserError(f"no dataset at {path!r}", _nearest(path, base_folders))

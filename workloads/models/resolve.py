@@ -91,7 +91,8 @@ def resolve_model(
             return ModelSource("bundled", reference)
         return _hub(bundled.hub_id, environ)
     for base in base_folders:
-        folder = Path(base, reference).expanduser()
+        # pathlib's way raises an error where there is no home folder.
+        folder = Path(base, os.path.expanduser(reference))  # noqa: PTH111
         if folder.is_dir():
             check_folder(folder)
             return ModelSource("folder", str(folder.resolve()))

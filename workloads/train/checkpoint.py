@@ -26,7 +26,6 @@ from storage.commit import begin, commit
 from storage.manifest import Owner
 from workloads.train.state import (
     WEIGHT,
-    allocate,
     gather,
     loss_scale,
     scatter,
@@ -107,10 +106,10 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
 def restore(engine: DeepSpeedEngine, folder: Path) -> dict[str, Any]:
     """Sets the optimiser as `save` found it and returns the state saved with it. Collective.
 
-    The model's weights have been loaded from the same folder before the engine was made.
+    The model's weights have been loaded from the same folder before the engine was made, and
+    `state.allocate` was called with the checkpoint's step.
     """
     state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
-    allocate(engine, state["global_step"])
     parameters = dict(trained_parameters(engine.module))
     for file in sorted(folder.glob("optimizer-*.safetensors")):
         with safe_open(file, "pt") as tensors:

@@ -80,12 +80,6 @@ def make_engine(model: nn.Module, training: TrainingSpec, passes: int) -> DeepSp
         config=deepspeed_config(training, passes),
         dist_init_required=False,
     )
-    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
-
-    if isinstance(engine.optimizer, FP16_UnfusedOptimizer):
-        # It takes a step without gradients to allocate its states, which then count from 1. The
-        # rate is 0 until the first step, so the weights are as they were.
-        engine.optimizer.optimizer.state.clear()
     return engine
 
 
@@ -116,6 +110,8 @@ def _optimizer(model: nn.Module, training: TrainingSpec) -> torch.optim.Optimize
         {"params": [p for p in trained if _dims(p) <= 1], "weight_decay": 0.0},
     ]
     settings: dict[str, Any] = {
+        # Set before each step. Until then 0, since without ZeRO DeepSpeed takes a step without
+        # gradients to allocate its states.
         "lr": 0.0,
         "betas": (training.adam_beta1, training.adam_beta2),
         "eps": training.adam_epsilon,

@@ -20,6 +20,7 @@ from storage.commit import Newest, begin, commit, newest_committed, read_committ
 from workloads.context import StageContext, StageResult
 from workloads.data.prepare import Prepared, prepare
 from workloads.data.stream import dataset, segments, steps_per_epoch
+from workloads.failures import LOST_CONNECTION, root
 from workloads.models.resolve import ModelSource, resolve_model
 from workloads.train.worker import WorkerTask, train_worker
 
@@ -53,6 +54,7 @@ def run(context: StageContext) -> StageResult:
     context.attempt.args_json.write_text(spec.model_dump_json(indent=2))
     result = _fit(context, task, prepared)
     timings |= result["timings"]
+    context.event("trained", finished=result["finished"], first_step_at=result["first_step_at"])
     timings["training_workers"] = time.monotonic() - clock
     if context.attempt.logging_jsonl.exists():
         from workloads.train.plots import draw
@@ -122,7 +124,7 @@ def _newest_checkpoint(context: StageContext) -> Newest | None:
 
 def _fit(context: StageContext, task: WorkerTask, prepared: Prepared) -> dict[str, Any]:
     if task.first_step >= task.max_steps:
-        return {"finished": True, "timings": {}}
+        return {"finished": True, "timings": {}, "first_step_at": None}
     from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -150,7 +152,7 @@ def _fit(context: StageContext, task: WorkerTask, prepared: Prepared) -> dict[st
         result = trainer.fit()
     except WorkerGroupError as error:
         rank, cause = first_failure(error.worker_failures)
-        raise RaysmithError(f"training worker {rank} failed: {cause}") from cause
+        raise RaysmithError(f"training worker {rank} failed: {_described(cause)}") from cause
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     outcome: dict[str, Any] = result.return_value
@@ -189,17 +191,24 @@ def _in_order(data_config: Any) -> Any:
     return data_config(execution_options=ExecutionOptions(preserve_order=True))
 
 
-def first_failure(failures: Mapping[int, Exception]) -> tuple[int, Exception]:
-    """The failure that made the others fail: an error that a worker raised before one that died."""
+def first_failure(failures: Mapping[int, Exception]) -> tuple[int, BaseException]:
+    """The failure that made the others fail: a process that died, else an error of its own."""
     from ray.exceptions import RayActorError
 
-    def collateral(item: tuple[int, Exception]) -> tuple[bool, bool, int]:
+    def collateral(item: tuple[int, BaseException]) -> tuple[bool, bool, int]:
         rank, error = item
-        text = str(error)
-        lost_peer = "Connection closed by peer" in text or "Connection reset by peer" in text
-        return (lost_peer, isinstance(error, RayActorError), rank)
+        lost_a_peer = any(text in str(error) for text in LOST_CONNECTION)
+        return (lost_a_peer, not isinstance(error, RayActorError), rank)
 
-    return min(failures.items(), key=collateral)
+    return min(((rank, root(error)) for rank, error in failures.items()), key=collateral)
+
+
+def _described(error: BaseException) -> str:
+    from ray.exceptions import RayActorError
+
+    if isinstance(error, RayActorError):
+        return "its process died: it was killed, ran out of memory, or crashed"
+    return f"{type(error).__name__}: {error}"
 
 
 def _publish(context: StageContext, step: int, model: ModelSource, base: str) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,8 @@ class _Timer:
 
     seconds: dict[str, float] = field(default_factory=dict)
     last: float = field(default_factory=time.monotonic)
+    first_step_at: float | None = None
+    """When the first step ended, in seconds since the epoch."""
 
     def mark(self, name: str) -> None:
         now = time.monotonic()
@@ -71,6 +74,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     task: WorkerTask = config["task"]
     timer = _Timer()
     _log_to(task)
+    rows = _begin(_train_rows(task))
     _tell(task, "importing libraries")
     import torch
     from ray.train import get_context
@@ -78,6 +82,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     from workloads.data.prepare import load_tokenizer
     from workloads.train.loop import Trainer
     from workloads.train.objectives import load_objective
+    from workloads.train.state import allocate
 
     torch.set_num_threads(task.threads)
     timer.mark("import")
@@ -87,6 +92,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     timer.mark("load_model")
     _tell(task, "starting DeepSpeed")
     engine = _engine(task, model)
+    # DeepSpeed would make them in its first step, but lose track of all but one parameter group's.
+    allocate(engine, task.first_step)
     timer.mark("deepspeed")
     state: dict[str, Any] = {}
     if task.resume:
@@ -109,10 +116,10 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         validation=_validation_rows if task.has_validation else None,
     )
     _tell(task, "waiting for the first rows")
-    finished = trainer.train(_first_marked(timer, _train_rows(task)), task.first_step)
+    finished = trainer.train(_first_marked(timer, rows), task.first_step)
     if monitor:
         monitor.close()
-    return {"finished": finished, "timings": timer.seconds}
+    return {"finished": finished, "timings": timer.seconds, "first_step_at": timer.first_step_at}
 
 
 def _log_to(task: WorkerTask) -> None:
@@ -202,6 +209,19 @@ def _train_rows(task: WorkerTask) -> Iterator[list[Row]]:
         yield rows
 
 
+def _begin(rows: Iterator[list[Row]]) -> Iterator[list[Row]]:
+    """The same rows; the first of them are fetched while the caller does other things."""
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="first-rows")
+    first = pool.submit(next, rows)
+    pool.shutdown(wait=False)
+
+    def generate() -> Iterator[list[Row]]:
+        yield first.result()
+        yield from rows
+
+    return generate()
+
+
 def _validation_rows() -> Iterator[Sequence[Row]]:
     from ray.train import get_dataset_shard
 
@@ -218,6 +238,7 @@ def _first_marked(timer: _Timer, rows: Iterator[list[Row]]) -> Iterator[list[Row
     timer.mark("first_rows")
     yield first
     timer.mark("first_step")
+    timer.first_step_at = time.time()
     yield from rows
 
 

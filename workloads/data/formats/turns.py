@@ -28,7 +28,7 @@ def _turn(
     if not isinstance(turn, dict) or role_key not in turn or text_key not in turn:
         raise BadRow(f"turn {number} must be an object with {role_key!r} and {text_key!r}")
     role, content = turn[role_key], turn[text_key]
-    if role not in roles:
+    if not isinstance(role, str) or role not in roles:
         raise BadRow(f"turn {number} has the role {role!r}; known are {', '.join(roles)}")
     if not isinstance(content, str):
         raise BadRow(f"turn {number} has no text in {text_key!r}")

@@ -30,8 +30,9 @@ def read(chunk: Chunk) -> Iterator[Record]:
                 yield Record(table.line_num, row)
         except csv.Error as error:
             reason = f"this row is not CSV: {error}"
-            remedy = "check the quotes of this row and the one before"
-            raise malformed(chunk.file, table.line_num, None, reason, remedy) from error
+            remedy = "check the quotes of this row"
+            # `line_num` is the end of the row before: where a quote is not closed, far above here.
+            raise malformed(chunk.file, table.line_num + 1, None, reason, remedy) from error
         except UnicodeDecodeError as error:
             reason = f"the file is not UTF-8 text: {error.reason}"
             raise malformed(chunk.file, 1, None, reason, "save the file as UTF-8") from error

@@ -52,6 +52,7 @@ def _elements(file: str, text: str) -> Iterator[Record]:
         line += text.count("\n", counted, position)
         counted = position
         if text[position : position + 1] == "]":
+            _check_end(file, text, position + 1)
             return
         try:
             value, position = decoder.raw_decode(text, position)
@@ -66,10 +67,20 @@ def _elements(file: str, text: str) -> Iterator[Record]:
         if text[position : position + 1] == ",":
             position += 1
         elif text[position : position + 1] != "]":
-            line += text.count("\n", counted, position)
-            column = position - text.rfind("\n", 0, position)
             reason = "the file is not JSON: expected ',' or ']' after an element"
-            raise malformed(file, line, column, reason, _REMEDY)
+            raise malformed(file, *_place(text, position), reason, _REMEDY)
+
+
+def _check_end(file: str, text: str, position: int) -> None:
+    end = _skip_space(text, position)
+    if end < len(text):
+        reason = "the file is not JSON: it goes on after the end of the array"
+        raise malformed(file, *_place(text, end), reason, _REMEDY)
+
+
+def _place(text: str, position: int) -> tuple[int, int]:
+    line = text.count("\n", 0, position) + 1
+    return line, position - text.rfind("\n", 0, position)
 
 
 def _skip_space(text: str, position: int) -> int:
