@@ -94,7 +94,7 @@ def _resolve(spec: Path, overrides: tuple[str, ...], storage: str) -> tuple[Load
 @_spec
 @_set
 def validate(spec: Path, overrides: tuple[str, ...]) -> None:
-    """Check SPEC, its datasets and its models, and say everything that is wrong."""
+    """Check SPEC, its datasets and its models. Says everything that is wrong at once."""
     from jobs.plan.text import summary
     from workloads.check import check
 
@@ -113,7 +113,7 @@ def validate(spec: Path, overrides: tuple[str, ...]) -> None:
 def plan(
     spec: Path, overrides: tuple[str, ...], storage: str, path: str | None, as_json: bool
 ) -> None:
-    """Show what running SPEC would do, with every value resolved. Starts nothing."""
+    """Show what running SPEC would do. Every value is resolved, and nothing is started."""
     from jobs.plan.explain import explain
     from jobs.plan.text import plan_text
 
@@ -142,7 +142,7 @@ def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:
 def run(
     spec: Path, overrides: tuple[str, ...], storage: str, address: str | None, dashboard: bool
 ) -> None:
-    """Run SPEC: train, merge. The same command goes on with a run that was cut off."""
+    """Run SPEC, stage by stage. The same command goes on with a run that was cut off."""
     from jobs.run import run_job
 
     loaded, resolved = _resolve(spec, overrides, storage)
@@ -157,7 +157,7 @@ _run_name = click.argument("run", default="", metavar="[RUN]")
 @_storage
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(run: str, storage: str, as_json: bool) -> None:
-    """Show how RUN stands: an id, a name, name/id or a folder. The newest run by default."""
+    """Show how a run stands. RUN is an id, a name, name/id or a folder; else the newest run."""
     from jobs.view.status import as_json as status_json
     from jobs.view.status import render_status
 
@@ -172,7 +172,7 @@ def status(run: str, storage: str, as_json: bool) -> None:
 @click.option("--attempt", type=int, help="The attempt to show; the newest by default.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
 def logs(run: str, stage: str | None, storage: str, attempt: int | None, follow: bool) -> None:
-    """Show what the driver and the workers of RUN logged, of all stages or of one."""
+    """Show what a run logged, or one STAGE of it. RUN is as in `status`; else the newest run."""
     from jobs.view.logs import print_logs
 
     layout = _run_layout(run, storage)
@@ -218,7 +218,7 @@ def schema(output: Path | None, checked: Path | None) -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=DEFAULT_SPEC)
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def init(file: Path, force: bool) -> None:
-    """Write a commented spec to start from: it trains and merges on this machine."""
+    """Write a commented spec to start from. It trains and merges on this machine."""
     if file.exists() and not force:
         raise UserError(
             f"{file} exists already", f"name another file, or: raysmith init {file} --force"

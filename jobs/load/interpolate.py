@@ -99,8 +99,20 @@ def _complaints(
                 )
             )
         else:
-            found.append((f"unknown interpolation ${{{body}}}", f"there are {_KNOWN}"))
+            found.append((f"unknown interpolation ${{{body}}}", _known_near(body)))
     return found
+
+
+def _known_near(body: str) -> str:
+    """What somebody meant who wrote `${MODEL}` or `${sft.model}`."""
+    first = body.split(".")[0]
+    if re.fullmatch(r"[A-Za-z_]\w*", body):
+        return f"write ${{env:{body}}} for an environment variable; there are {_KNOWN}"
+    if body.endswith(".model") and body.count(".") == 1:
+        return f"write ${{stages.{first}.model}}"
+    if near := difflib.get_close_matches(first, ["stages"], n=1):
+        return f"did you mean ${{{near[0]}{body.removeprefix(first)}}}?"
+    return f"there are {_KNOWN}"
 
 
 def _env_complaints(
@@ -108,7 +120,9 @@ def _env_complaints(
 ) -> list[tuple[str, str]]:
     match = _ENV.fullmatch(body)
     if not match:
-        return [(f"${{{body}}} names no environment variable", "write ${env:NAME}")]
+        named = re.match(r"env:\w+(?=:?-)", body)
+        remedy = f"there are no defaults: write ${{{named[0]}}}" if named else "write ${env:NAME}"
+        return [(f"${{{body}}} names no environment variable", remedy)]
     name = match["name"]
     if name not in environ:
         near = difflib.get_close_matches(name, environ, n=1, cutoff=0.8)

@@ -25,6 +25,7 @@ _SHAPES = re.compile(
     r"|glpat-[A-Za-z0-9_-]{16,}"
     r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^\n]*"
+    r"|(?<=://)[^\s/:@${}]+:[^\s/@${}]+(?=@)"
     r")"
 )
 _KEY_NAMES = re.compile(
@@ -75,6 +76,7 @@ def masked(problem: Problem) -> Problem:
         message=mask(problem.message),
         remedy=mask(problem.remedy) if problem.remedy else None,
         path=mask(problem.path),
+        file=mask(problem.file) if problem.file else None,
     )
 
 

@@ -50,7 +50,6 @@ def load(
     spec = _validated(document, filled.broken | secret_paths, problems)
     if problems or spec is None:
         raise SpecError([masked(problem) for problem in dict.fromkeys(problems)])
-    folders = dict.fromkeys((str(path.resolve().parent), str(Path.cwd())))
     return LoadedSpec(
         spec,
         path,
@@ -59,8 +58,16 @@ def load(
         document.positions,
         filled.environment,
         filled.env_paths,
-        tuple(folders),
+        _base_folders(path),
     )
+
+
+def _base_folders(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(dict.fromkeys((str(path.resolve().parent), str(Path.cwd()))))
+    except FileNotFoundError as error:
+        message = "the current folder does not exist any more"
+        raise UserError(message, "change to one that does: cd") from error
 
 
 def _validated(document: Document, silent: set[KeyPath], problems: list[Problem]) -> JobSpec | None:
@@ -91,7 +98,9 @@ def _unknown_after(document: Document) -> list[Problem]:
         after = value_at(stage, ("after",))
         for index, other in enumerate(after if isinstance(after, list) else ()):
             path = ("stages", name, "after", index)
-            for message, remedy in stage_complaints(document.value, path, str(other)):
+            if not isinstance(other, str):
+                continue
+            for message, remedy in stage_complaints(document.value, path, other):
                 problems.append(document.problem(path, message, remedy))
     return problems
 
@@ -106,12 +115,13 @@ def _read(path: Path) -> str:
             f"{path} is a folder", f"name a file: {_similar_file(path / 'x')}"
         ) from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text (byte {error.start})", "save the file as UTF-8"
-        ) from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        reason = f"this is not UTF-8 text: {error.reason}"
+        problem = Problem(reason, "save the file as UTF-8", file=str(path), line=line)
+        raise SpecError([problem]) from error
     except OSError as error:
         raise UserError(
-            f"{path} can't be read: {error.strerror}", "check the file's permissions"
+            f"{path} can't be read: {error.strerror}", "check the path and the file's permissions"
         ) from error
 
 

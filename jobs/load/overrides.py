@@ -25,6 +25,8 @@ from jobs.load.yaml_tree import parse, scalar
 from jobs.spec import JobSpec
 from jobs.spec.fields import Spec
 
+_SYNTAX_REMEDY = "check the brackets and quotes, and quote the whole option: --set 'a.b=[x, y]'"
+
 
 def override(document: Document, settings: Sequence[str]) -> list[Problem]:
     """Puts each setting into the document, in order; what can't be put there is returned."""
@@ -66,7 +68,13 @@ def _value(text: str, path: KeyPath, place: Position) -> tuple[Value, set[KeyPat
     text = text.strip()
     if not text.startswith(("[", "{", '"', "'")):
         return scalar(text), {path}
-    parsed = parse(text, place.file)
+    try:
+        parsed = parse(text, place.file)
+    except SpecError as error:
+        # A line and column of the value mean nothing to the shell's user.
+        raise SpecError(
+            [problem_at(place, path, problem.message, _SYNTAX_REMEDY) for problem in error.problems]
+        ) from error
     if parsed.problems:
         raise SpecError(parsed.problems)
     return parsed.value, {(*path, *below) for below in parsed.plain}
@@ -128,7 +136,10 @@ def _check_step(
         raise SpecError(
             [
                 problem_at(
-                    place, path, f"{dotted(path[:-1])} has nothing below it", "set a shorter path"
+                    place,
+                    path,
+                    f"{dotted(path[:-1])} is a single value: nothing lies below it",
+                    f"set all of it: --set {dotted(path[:-1])}='{{{key}: …}}'",
                 )
             ]
         )

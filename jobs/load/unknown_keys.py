@@ -74,29 +74,45 @@ ELSEWHERE = {
 """Names that other trainers have for what a stage calls by the path on the right."""
 
 ADVICE = {
+    "attn_impl": "remove it: the model's own attention is used",
+    "custom_dataset_info": "write the paths of the files under `dataset.train`",
     "dataloader_num_workers": "remove it: rows are read by the cluster's free cores",
     "dataset_dir": "remove it: relative paths are looked up beside the spec; write them in full",
+    "dataset_num_proc": "remove it: rows are read by the cluster's free cores",
     "ddp_timeout": "remove it",
     "do_eval": "remove it: `dataset.validation` turns evaluation on",
     "do_train": "remove it: a stage of `kind: sft` trains",
     "eval_strategy": "remove it: `training.eval_steps` says when to evaluate",
     "evaluation_strategy": "remove it: `training.eval_steps` says when to evaluate",
+    "flash_attn": "remove it: the model's own attention is used",
+    "lazy_tokenize": "remove it: rows are tokenized once, before training",
     "load_in_4bit": "remove it: quantized training is not supported",
     "load_in_8bit": "remove it: quantized training is not supported",
     "logging_dir": "use the --storage option: logs lie in the run's folder",
+    "loss_scale": "remove it: the assistant's turns are learned, and nothing else",
+    "mask_history": "remove it: every turn of the assistant is learned",
     "max_samples": "write the number after the path of a dataset: `path#500`",
     "merge_lora": "add a stage of `kind: merge`",
+    "neat_packing": "remove it: packing is not supported",
+    "optim": "remove it: the optimiser is AdamW",
     "output_dir": "use the --storage option: the spec does not say where its results lie",
     "overwrite_cache": "remove it: what is cached is known by its content",
     "overwrite_output_dir": "remove it: each run has a folder of its own",
+    "packing": "remove it: packing is not supported",
+    "padding_free": "remove it: packing is not supported",
     "plot_loss": "remove it: the curves are always drawn, into the run's images folder",
     "preprocessing_num_workers": "remove it: rows are read by the cluster's free cores",
     "quantization_bit": "remove it: quantized training is not supported",
     "report_to": "remove it: TensorBoard files are always written, into the run's folder",
     "resume_from_checkpoint": "remove it: a run goes on from its newest checkpoint by itself",
+    "rlhf_type": "remove it: `kind` says how a stage trains",
+    "save_only_model": "remove it: checkpoints hold all that a run needs to go on",
     "save_strategy": "remove it: `checkpoint.save_steps` says when to save",
     "storage": "use the --storage option: the spec does not say where its results lie",
+    "streaming": "remove it: rows are always streamed from the disk",
+    "train_on_prompt": "remove it: the assistant's turns are learned, and nothing else",
     "trust_remote_code": "remove it: code from model repositories is never run",
+    "use_hf": "remove it: models come from folders or the Hugging Face hub",
 }
 """Names that other trainers have for what is said in another way here."""
 
@@ -125,7 +141,7 @@ def _remedy(tree: Value, path: KeyPath) -> str:
     if places := [place for place, name in known if name == key]:
         return f"{key} belongs in {places[0]}"
     near = difflib.get_close_matches(key, valid, n=1, cutoff=_NEAR)
-    if near and key not in ELSEWHERE:
+    if near and key not in ELSEWHERE and key not in ADVICE:
         return f"did you mean '{near[0]}'?"
     in_list = any(isinstance(part, int) for part in holder)
     if holder and not in_list and key in JobSpec.model_fields:

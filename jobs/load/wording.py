@@ -172,18 +172,23 @@ def _wrong_value(errors: list[ErrorDetails], path: KeyPath, value: Value) -> tup
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         return (
-            f"must be {words} {context[name]:g}, got {got}",
-            f"choose a value {words} {context[name]:g}",
+            f"must be {words} {_number(context[name])}, got {got}",
+            f"choose a value that is {words} {_number(context[name])}",
         )
     if kind == "string_pattern_mismatch":
-        return f"{_name_of(path)} is not a valid name", (
-            "use up to 63 lower-case letters, digits and the signs - and _, "
+        is_stage = path[:1] == ("stages",)
+        name, signs = (str(path[-1]), "- and _") if is_stage else (value, "-, _ and .")
+        return f"{_quoted(name)} is not a valid name", (
+            f"use up to 63 lower-case letters, digits and the signs {signs}, "
             "starting with a letter or digit"
         )
     if kind == "finite_number":
         return f"expected a finite number, got {got}", "write a number, such as 1e-4"
     if kind == "string_too_short":
         return "must not be empty", "write some text here"
+    if kind == "too_long":
+        most = context["max_length"]
+        return f"the list is too long: it takes {most} items", f"keep {most} of them"
     if kind == "too_short":
         return "must not be empty", f"give {path[-1]} at least one entry"
     return f"{errors[0]['msg'].lower()}, got {got}", None
@@ -220,8 +225,9 @@ def _wrong_tag(document: Document, path: KeyPath, error: ErrorDetails) -> Proble
     given = value_at(document.value, (*path, name))
     return document.problem(
         (*path, name),
-        f"unknown {name} {_quoted(given)}; there are {', '.join(choices)}",
-        nearest(str(given), choices),
+        f"unknown {name} {_quoted(given) if isinstance(given, str) else f'({_shown(given)})'}; "
+        f"there are {', '.join(choices)}",
+        nearest(given.lower() if isinstance(given, str) else "", choices),
     )
 
 
@@ -239,13 +245,13 @@ def _type_remedy(errors: list[ErrorDetails], value: Value) -> str:
     if value is None:
         return "give it a value, or remove the key"
     if isinstance(value, str) and "tuple_type" in kinds:
+        if value.startswith("[") and value.endswith("]"):
+            return f"write it without quotes: {_short(value)}"
         return f"write a list: [{_short(value)}]"
+    if isinstance(value, dict) and kinds == {"tuple_type"}:
+        return "write a list: each item in a line of its own after `- `, or [{…}, {…}]"
     if isinstance(value, str) and kinds & {"int_type", "float_type"}:
-        is_number = re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", value)
-        example = "8" if "int_type" in kinds else "0.05"
-        if is_number:
-            return f"write it without quotes: {value}"
-        return f"write a number, such as {example}"
+        return _number_remedy(value, "8" if "int_type" in kinds else "0.05")
     if "bool_type" in kinds:
         return "write true or false"
     if kinds <= {"dict_type", "model_type"}:
@@ -255,6 +261,15 @@ def _type_remedy(errors: list[ErrorDetails], value: Value) -> str:
     if isinstance(value, float) and value.is_integer():
         return f"write {int(value)}" if abs(value) < 10**15 else "choose a smaller number"
     return f"change it to {_alternatives(errors)}"
+
+
+def _number_remedy(text: str, example: str) -> str:
+    if re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", text):
+        is_short = len(text) <= _MAX_SHOWN
+        return f"write it without quotes: {text}" if is_short else "choose a smaller number"
+    if re.fullmatch(r"[-+]?[0-9]+,[0-9]+", text):
+        return f"write it with a point: {text.replace(',', '.')}"
+    return f"write a number, such as {example}"
 
 
 def _alternatives(errors: list[ErrorDetails]) -> str:
@@ -281,6 +296,10 @@ def _shown(value: Value) -> str:
     return f"the text {_quoted(value)}" if isinstance(value, str) else _short(value)
 
 
+def _number(limit: int | float) -> str:
+    return f"{limit:g}" if isinstance(limit, float) else str(limit)
+
+
 def _quoted(value: Value) -> str:
     return f"'{_short(value)}'"
 
@@ -292,7 +311,3 @@ def _short(value: Value) -> str:
 
 def _unquoted(expected: str) -> str:
     return expected.replace("'", "")
-
-
-def _name_of(path: KeyPath) -> str:
-    return f"the stage name '{path[-1]}'" if path[:1] == ("stages",) else f"the {path[-1]}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 import yaml
+from yaml.events import CollectionEndEvent, CollectionStartEvent
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from jobs.errors import Problem, SpecError
@@ -19,6 +20,9 @@ _TEXT_TAG = "tag:yaml.org,2002:str"
 _COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _MERGE_KEY = "<<"
 _MAX_NODES = 100_000
+_MAX_DEPTH = 50
+_TOO_DEEP = (f"more than {_MAX_DEPTH} levels of nesting", "take levels out; no spec needs as many")
+_MAX_SHOWN_KEYS = 5
 _MAX_DIGITS = 300
 
 _NULLS = ("", "~", "null", "Null", "NULL")
@@ -63,6 +67,7 @@ def parse(text: str, file: str) -> Document:
         SpecError: if the text is not YAML, or is empty.
     """
     try:
+        _check_depth(text, file)
         root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise SpecError([_syntax_problem(error, text, file)]) from error
@@ -71,6 +76,17 @@ def parse(text: str, file: str) -> Document:
             [Problem("the file is empty", "`raysmith init` writes a spec to start from", file=file)]
         )
     return _Builder(file).document(root)
+
+
+def _check_depth(text: str, file: str) -> None:
+    """Refuses deep nesting before it is composed: the C library would overflow its stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            mark = event.start_mark
+            place = Position(file, mark.line + 1, mark.column + 1) if mark else Position(file)
+            raise SpecError([problem_at(place, (), *_TOO_DEEP)])
 
 
 class _Builder:
@@ -92,10 +108,9 @@ class _Builder:
 
     def build(self, node: Node, path: KeyPath) -> Value:
         self.count += 1
-        if node in self.open or self.count > _MAX_NODES:
-            reason = "an anchor that contains itself" if node in self.open else "too many values"
-            remedy = "write the values out instead of using anchors"
-            raise SpecError([problem_at(self.place(node), path, reason, remedy)])
+        if refusal := self.refusal(node):
+            # The path to here may be as long as the file.
+            raise SpecError([problem_at(self.place(node), path[:_MAX_SHOWN_KEYS], *refusal)])
         if path:
             is_text = isinstance(node, ScalarNode) and node.value
             place = None if is_text else self.positions.keys.get(path)
@@ -104,6 +119,18 @@ class _Builder:
         value = self.content(node, path)
         self.open.pop()
         return value
+
+    def refusal(self, node: Node) -> tuple[str, str] | None:
+        """Why a node can't be walked, and what to do about it."""
+        if node in self.open:
+            return "an anchor that contains itself", "write the values out instead of using anchors"
+        if self.count > _MAX_NODES:
+            return (
+                f"too many values: more than {_MAX_NODES:,}",
+                "write fewer; each use of an anchor counts",
+            )
+        # Anchors nest deeper than the text does.
+        return _TOO_DEEP if len(self.open) == _MAX_DEPTH else None
 
     def content(self, node: Node, path: KeyPath) -> Value:
         if node.tag not in (_PLAIN_TAG, _TEXT_TAG, *_COLLECTION_TAGS):
@@ -209,9 +236,13 @@ def _syntax_remedy(reason: str, source: str) -> str:
         return "close the quote that begins here"
     if "\t" in source:
         return "indent with spaces, not with tabs"
+    if "<document start>" in reason:
+        return "a job file is one mapping, of `key: value` lines; something else stands above"
     if "document" in reason:
         return "keep one job to a file: remove the `---` in the middle"
-    if "alias" in reason or "anchor" in reason:
+    if "expected ':'" in reason:
+        return "put a space after each colon: `key: value`; look at the line before, too"
+    if "alias" in reason or "anchor" in reason or "alphabetic or numeric" in reason:
         return "define the anchor (&name) before it is used, or put text with * or & in quotes"
     if "mapping values are not allowed" in reason:
         return "check the indentation, and put text that contains ': ' in quotes"

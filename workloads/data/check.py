@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -29,30 +31,84 @@ def check_dataset(loaded: LoadedSpec, stage: str, dataset: DatasetSpec, findings
         *((f"train[{i}]", source) for i, source in enumerate(dataset.train_sources)),
         *((f"validation[{i}]", source) for i, source in enumerate(dataset.validation_sources)),
     ]
+    rows: dict[str, int | None] = {}
     for path, source in named:
         place = f"stages.{stage}.dataset.{path}"
         try:
             files = find_files(source.path, loaded.base_folders)
             findings.digests[f"dataset.{path}"] = _digest(files)
-            _check_rows(loaded, place, dataset, source, files, findings)
+            rows[path] = _check_rows(loaded, place, dataset, source, files, findings)
         except SpecError as error:
             findings.problems += error.problems
         except UserError as error:
             findings.problems.append(loaded.problem(place, error.message, error.remedy))
+        except OSError as error:
+            message = f"{error.filename or source.path} can't be read: {error.strerror}"
+            findings.problems.append(loaded.problem(place, message, "check its permissions"))
+    if len(rows) == len(named):
+        findings.problems += _held_out_problems(loaded, stage, dataset, list(rows.values()))
     if dataset.chat_template:
-        _check_template(loaded, stage, dataset.chat_template, findings)
+        findings.problems += _template_problems(loaded, stage, dataset.chat_template, findings)
 
 
-def _check_template(loaded: LoadedSpec, stage: str, path: str, findings: Findings) -> None:
-    for base in loaded.base_folders:
-        if Path(base, path).is_file():
-            content = Path(base, path).read_bytes()
-            findings.digests["dataset.chat_template"] = hashlib.sha256(content).hexdigest()
-            return
+def _held_out_problems(
+    loaded: LoadedSpec, stage: str, dataset: DatasetSpec, rows: Iterable[int | None]
+) -> Iterator[Problem]:
+    """A problem where validation takes all rows. `rows` are those of each source, where known."""
+    held_out, known = dataset.held_out, [count for count in rows if count is not None]
+    used = [min(n, s.sample or n) for n, s in zip(known, dataset.train_sources, strict=False)]
+    # A share takes at least one row of each source.
+    takes_all = sum(used) <= held_out if held_out >= 1 else held_out > 0 and set(used) == {1}
+    if takes_all and any(used) and len(used) == len(dataset.train_sources):
+        yield loaded.problem(
+            f"stages.{stage}.dataset.validation",
+            f"no row is left to train on: validation takes all {sum(used):,}",
+            "hold out fewer, or give more rows",
+        )
+
+
+def _template_problems(
+    loaded: LoadedSpec, stage: str, path: str, findings: Findings
+) -> Iterator[Problem]:
     place = f"stages.{stage}.dataset.chat_template"
-    findings.problems.append(
-        loaded.problem(place, f"no file at {path!r}", "give the path of a Jinja chat template")
-    )
+    try:
+        file = next((f for base in loaded.base_folders if (f := Path(base, path)).is_file()), None)
+        if not file:
+            remedy = "give the path of a file with a Jinja chat template"
+            yield loaded.problem(place, f"no file at {path!r}", remedy)
+            return
+        content = file.read_bytes()
+        findings.digests["dataset.chat_template"] = hashlib.sha256(content).hexdigest()
+        text = content.decode()
+    except OSError as error:
+        reason = f"{path!r} can't be read: {error.strerror}"
+        yield loaded.problem(place, reason, "check its permissions")
+        return
+    except UnicodeDecodeError as error:
+        reason = f"the chat template is not UTF-8 text: {error.reason}"
+        yield Problem(reason, "save the file as UTF-8", place, str(file), 1)
+        return
+    if not text.strip():
+        yield Problem(
+            "the chat template is empty", "write one, or name another", place, str(file), 1
+        )
+    yield from _jinja_problems(place, file, text)
+
+
+def _jinja_problems(place: str, file: Path, text: str) -> Iterator[Problem]:
+    try:
+        from jinja2 import Environment, TemplateSyntaxError
+    except ImportError:
+        return  # it comes with the libraries that train
+    # As transformers reads it: with these tags, which mark the assistant's part.
+    text = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", text)
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except TemplateSyntaxError as error:
+        reason = f"the chat template is not Jinja: {error.message}"
+        yield Problem(
+            reason, "mend this line, or name another file", place, str(file), error.lineno
+        )
 
 
 def _digest(files: Iterable[str]) -> str:
@@ -67,13 +123,17 @@ def _digest(files: Iterable[str]) -> str:
 def _check_rows(
     loaded: LoadedSpec, place: str, dataset: DatasetSpec, source: SourceSpec, files: list[str],
     findings: Findings,
-) -> None:  # fmt: skip
+) -> int | None:  # fmt: skip
+    """Looks at the rows. Returns how many there are, where all were looked at."""
     reader = RowReader.of(dataset, source)
+    is_small = sum(Path(file).stat().st_size for file in files) <= READ_WHOLE_BYTES
     rows = bad = 0
     first_bad: list[LeftOut] = []
     unfilled = False
-    for file, record in _records(files):
+    columns: set[str] = set()
+    for file, record in islice(_records(files), None if is_small else _ROWS_OF_LARGE):
         rows += 1
+        columns.update(record.columns)
         try:
             unfilled = has_placeholder(reader.messages(record.columns)) or unfilled
         except BadRow as error:
@@ -91,16 +151,30 @@ def _check_rows(
         findings.notes += [f"  {row.file}:{row.line}: {row.reason}" for row in first_bad]
     if unfilled:
         _check_names(loaded, place, source, findings)
+    if is_small and rows:
+        findings.problems += _column_problems(loaded, place, source, columns)
+    return rows if is_small else None
 
 
 def _records(files: list[str]) -> Iterator[tuple[str, Record]]:
-    small = sum(Path(file).stat().st_size for file in files) <= READ_WHOLE_BYTES
-    records = (
-        (chunk.file, record)
-        for chunk in chunk_files(files)
-        for record in load_reader(chunk.reader).read(chunk)
-    )
-    return records if small else islice(records, _ROWS_OF_LARGE)
+    for chunk in chunk_files(files):
+        for record in load_reader(chunk.reader).read(chunk):
+            yield chunk.file, record
+
+
+def _column_problems(
+    loaded: LoadedSpec, place: str, source: SourceSpec, columns: set[str]
+) -> Iterator[Problem]:
+    """Columns to be renamed that no row has."""
+    for name in sorted(set(source.columns) - columns):
+        near = difflib.get_close_matches(name, sorted(columns), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        yield loaded.problem(
+            (*loaded.key_path(f"{place}.columns"), name),
+            f"no row has a column {name!r}",
+            f"{hint}write the file's name first: {{question: query}}; the rows have "
+            f"{', '.join(sorted(columns)) or 'none'}",
+        )
 
 
 def _check_names(loaded: LoadedSpec, place: str, source: SourceSpec, findings: Findings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,9 @@ from workloads.data.rows import Chunk
 
 BUNDLED = {"self-cognition": "self_cognition.jsonl"}
 """Datasets that come with the package, by name."""
+
+_KINDS = ", ".join(READERS)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w-]+")
 
 
 def find_files(path: str, base_folders: Sequence[str]) -> list[str]:
@@ -30,34 +34,62 @@ def find_files(path: str, base_folders: Sequence[str]) -> list[str]:
         )
     for base in base_folders:
         # pathlib's way raises an error where there is no home folder.
-        found = _expand(Path(base, os.path.expanduser(path)))  # noqa: PTH111
+        place = Path(base, os.path.expanduser(path))  # noqa: PTH111
+        try:
+            found = _expand(place)
+        except OSError as error:
+            reason = f"dataset {path!r} can't be read: {error.strerror}"
+            raise UserError(reason, "check the path and its permissions") from error
         if found:
             return found
-    raise UserError(f"no dataset at {path!r}", _nearest(path, base_folders))
+    raise _not_found(path, base_folders)
 
 
 def _expand(path: Path) -> list[str]:
-    known = tuple(READERS)
     if path.is_file():
         if path.suffix.lower() not in READERS:
-            kinds = ", ".join(known)
-            raise UserError(f"dataset {str(path)!r} is of no known type", f"known are {kinds}")
+            raise UserError(f"dataset {str(path)!r} is of no known type", f"known are {_KINDS}")
         return [str(path.resolve())]
     if path.is_dir():
-        candidates: Iterable[Path] = path.iterdir()
-    elif any(mark in path.name for mark in "*?["):
-        candidates = path.parent.glob(path.name)
-    else:
-        return []
-    return sorted(str(p.resolve()) for p in candidates if p.suffix.lower() in known and p.is_file())
+        return _of_known_type(path.iterdir())
+    if any(mark in path.name for mark in "*?["):
+        return _of_known_type(path.parent.glob(path.name))
+    return []
+
+
+def _of_known_type(paths: Iterable[Path]) -> list[str]:
+    return sorted(str(p.resolve()) for p in paths if p.suffix.lower() in READERS and p.is_file())
+
+
+def _not_found(path: str, base_folders: Sequence[str]) -> UserError:
+    if any(Path(base, path).is_dir() for base in base_folders):
+        return UserError(
+            f"the folder {path!r} holds no dataset",
+            f"give a folder with files of a known type ({_KINDS}) right in it",
+        )
+    whole, mark, count = path.rpartition("#")
+    if mark and any(Path(base, whole).exists() for base in base_folders):
+        if count.isdecimal():
+            return UserError(
+                f"no dataset at {path!r}: the long form takes no #{count}",
+                f"write {{path: {whole}, sample: {count}}}",
+            )
+        return UserError(
+            f"{count!r} is no number of rows to take of {whole!r}", f"write {whole}#500"
+        )
+    return UserError(f"no dataset at {path!r}", _nearest(path, base_folders))
 
 
 def _nearest(path: str, base_folders: Sequence[str]) -> str:
     looked = ", ".join(str(Path(base, path)) for base in dict.fromkeys(base_folders))
+    name = Path(path).name
     folders = [Path(base, path).parent for base in base_folders]
-    names = [p.name for folder in folders if folder.is_dir() for p in folder.iterdir()]
-    close = difflib.get_close_matches(Path(path).name, [*names, *BUNDLED], n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    names = {p.name for folder in folders if folder.is_dir() for p in folder.iterdir()} - {name}
+    hint = "datasets of the hub must be downloaded first; " if _HUB_ID.fullmatch(path) else ""
+    if close := difflib.get_close_matches(name, [*sorted(names), *BUNDLED], n=1):
+        hint = f"did you mean {close[0]!r}? "
+    elif any(mark in str(Path(path).parent) for mark in "*?["):
+        hint = "a pattern may stand only after the last slash; "
     bundled = ", ".join(BUNDLED)
     return f"{hint}looked at {looked}; bundled datasets: {bundled}"
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.plan.resolve import StagePlan
 from workloads.check import Findings, located
-from workloads.models.check import check_model
-from workloads.models.resolve import adapter_base, resolve_model
+from workloads.models.check import check_model, check_weights
+from workloads.models.resolve import ADAPTER_CONFIG, adapter_base, read_json, resolve_model
 
 
 def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
@@ -29,7 +30,25 @@ def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
         )
         return findings
     try:
-        resolve_model(adapter_base(Path(source.name)), loaded.base_folders)
+        _check_adapter(Path(source.name), loaded.base_folders)
     except UserError as error:
         findings.problems += located(loaded, stage, "model", error)
     return findings
+
+
+def _check_adapter(folder: Path, base_folders: Sequence[str]) -> None:
+    config = folder / ADAPTER_CONFIG
+    if (kind := read_json(config).get("peft_type", "LORA")) != "LORA":
+        reason = f"the adapter in {str(folder)!r} is of type {kind}, and only LORA can be merged"
+        raise UserError(reason, "give a LoRA adapter")
+    base = adapter_base(folder)
+    remedy = f"correct base_model_name_or_path in {config}"
+    try:
+        source = resolve_model(base, base_folders)
+        check_weights(source)
+    except UserError as error:
+        reason = f"the base model of the adapter in {str(folder)!r}: {error.message}"
+        raise UserError(reason, f"{error.remedy}; or {remedy}") from error
+    if source.is_adapter:
+        reason = f"the base model of the adapter in {str(folder)!r} is an adapter itself: {base!r}"
+        raise UserError(reason, remedy)

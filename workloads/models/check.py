@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from jobs.errors import UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.plan.resolve import StagePlan
 from workloads.check import Findings, located
 from workloads.models.resolve import ModelSource, resolve_model
+
+_PERMISSIONS = "check its permissions"
 
 
 def check_model(loaded: LoadedSpec, stage: StagePlan, findings: Findings) -> ModelSource | None:
@@ -15,8 +20,56 @@ def check_model(loaded: LoadedSpec, stage: StagePlan, findings: Findings) -> Mod
         return None
     try:
         source = resolve_model(stage.spec.model, loaded.base_folders)
+        check_weights(source)
         findings.digests["model"] = source.digest()
     except UserError as error:
+        if stage.spec.model in loaded.spec.stages:
+            reference = f"${{stages.{stage.spec.model}.model}}"
+            error = UserError(error.message, f"for the model of that stage, write {reference}")
         findings.problems += located(loaded, stage, "model", error)
         return None
+    except OSError as error:
+        unreadable = UserError(f"{error.filename!r} can't be read: {error.strerror}", _PERMISSIONS)
+        findings.problems += located(loaded, stage, "model", unreadable)
+        return None
     return source
+
+
+def check_weights(source: ModelSource) -> None:
+    """Checks that the weights files of a folder are whole, by their headers alone.
+
+    Raises:
+        UserError: if one is cut off, or no safetensors at all.
+    """
+    if source.kind != "folder":
+        return
+    for path in sorted(Path(source.name).glob("*.safetensors")):
+        try:
+            size, expected = path.stat().st_size, _expected_size(path)
+        except OSError as error:
+            reason = f"{str(path)!r} can't be read: {error.strerror}"
+            raise UserError(reason, _PERMISSIONS) from error
+        if expected is None:
+            raise UserError(f"{str(path)!r} is no safetensors file", "download the file again")
+        if size != expected:
+            reason = f"{str(path)!r} has {size:,} bytes, and its header promises {expected:,}"
+            raise UserError(reason, "complete the download")
+
+
+def _expected_size(path: Path) -> int | None:
+    """The size that a safetensors file's header tells; None where there is no such header."""
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        if start.startswith(b"version "):
+            reason = f"{str(path)!r} is a Git LFS pointer, and not the weights"
+            raise UserError(reason, "run `git lfs pull` in its folder")
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > path.stat().st_size:
+            return None
+        try:
+            header = json.loads(stream.read(length))
+            tensors = [part for name, part in header.items() if name != "__metadata__"]
+            ends = [int(tensor["data_offsets"][1]) for tensor in tensors]
+        except (ValueError, AttributeError, LookupError, TypeError):
+            return None
+    return 8 + length + max(ends, default=0)

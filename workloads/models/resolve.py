@@ -93,19 +93,45 @@ def resolve_model(
     for base in base_folders:
         # pathlib's way raises an error where there is no home folder.
         folder = Path(base, os.path.expanduser(reference))  # noqa: PTH111
-        if folder.is_dir():
-            check_folder(folder)
-            return ModelSource("folder", str(folder.resolve()))
-        if folder.is_file():
-            raise UserError(f"model {reference!r} is a file", "give the folder that it lies in")
+        try:
+            if folder.is_dir():
+                check_folder(folder)
+                return ModelSource("folder", str(folder.resolve()))
+            if folder.is_file():
+                raise _is_file(reference)
+        except OSError as error:
+            reason = f"model {reference!r} can't be read: {error.strerror}"
+            raise UserError(reason, "check the path and its permissions") from error
     if _HUB_ID.match(reference) and not reference.startswith((".", "/", "~")):
         return _hub(reference, environ)
-    close = difflib.get_close_matches(reference, BUNDLED, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
     raise UserError(
         f"no model at {reference!r}",
-        f"{hint}give a folder, a hub id such as org/name, or a bundled name: {', '.join(BUNDLED)}",
+        f"{_hint(reference, base_folders)}give a folder, a hub id such as org/name, or a bundled "
+        f"name: {', '.join(BUNDLED)}",
     )
+
+
+def _is_file(reference: str) -> UserError:
+    remedy = "give the folder that it lies in"
+    if reference.lower().endswith(".gguf"):
+        remedy = "GGUF is for inference: give a folder with the model in safetensors"
+    return UserError(f"model {reference!r} is a file", remedy)
+
+
+def _hint(reference: str, base_folders: Sequence[str]) -> str:
+    if match := re.match(r"https?://(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)", reference):
+        return f"write the hub id: {match[1]}; or "
+    if "://" in reference:
+        return "download it first; then "
+    if reference.startswith("$"):
+        return "environment variables are written ${env:NAME}; "
+    folders = [Path(base, reference).parent for base in base_folders]
+    names = [p.name for folder in folders if folder.is_dir() for p in folder.iterdir()]
+    close = difflib.get_close_matches(reference.lower(), BUNDLED, n=1)
+    near = difflib.get_close_matches(Path(reference).name, names, n=1)
+    if near and not close:
+        close = [reference.removesuffix(Path(reference).name) + near[0]]
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def _hub(reference: str, environ: Mapping[str, str]) -> ModelSource:
@@ -129,8 +155,11 @@ def check_folder(folder: Path) -> None:
     Raises:
         UserError: if it does not.
     """
-    adapter = (folder / ADAPTER_CONFIG).is_file()
-    if not adapter and not (folder / "config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
+        read_json(folder / ADAPTER_CONFIG)
+    elif (folder / "config.json").is_file():
+        read_json(folder / "config.json")
+    else:
         raise UserError(
             f"{str(folder)!r} holds no model: config.json is missing",
             "give the folder that save_pretrained wrote",
@@ -147,7 +176,10 @@ def check_folder(folder: Path) -> None:
         raise UserError(reason, remedy)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        named = set(read_json(index).get("weight_map", {}).values())
+        parts = read_json(index).get("weight_map")
+        if not isinstance(parts, dict) or not all(isinstance(p, str) for p in parts.values()):
+            raise UserError(f"{str(index)!r} names no weights files", "download the file again")
+        named = set(parts.values())
         missing = sorted(named - {path.name for path in weights})
         if missing:
             raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,16 +61,15 @@ class MicroBatch:
 def rows_of(table: pyarrow.Table) -> list[Row]:
     """The rows of a block of the stream."""
     ids, learned = table["input_ids"].combine_chunks(), table["learned"].combine_chunks()
-    all_ids, all_learned = _lists(ids), _lists(learned)
+    offsets = ids.offsets.to_numpy()
+    flat_ids = ids.values.to_numpy()
+    flat_learned = learned.values.to_numpy(zero_copy_only=False)
     return [
-        Row(*row) for row in zip(table["position"].to_pylist(), all_ids, all_learned, strict=True)
+        Row(position, flat_ids[start:stop], flat_learned[start:stop].astype(bool))
+        for position, start, stop in zip(
+            table["position"].to_pylist(), offsets[:-1], offsets[1:], strict=True
+        )
     ]
-
-
-def _lists(column: pyarrow.ListArray) -> list[np.ndarray]:
-    # Each column has offsets of its own: slices of differently chunked columns differ in them.
-    offsets, flat = column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=False)
-    return [flat[start:stop] for start, stop in pairwise(offsets)]
 
 
 def micro_batches(rows: Sequence[Row], size: int, pad_id: int) -> list[MicroBatch]:

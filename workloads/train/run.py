@@ -10,7 +10,9 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from jobs.errors import RaysmithError
@@ -44,6 +46,8 @@ def run(context: StageContext) -> StageResult:
     spec = _with_template_found(spec, context.base_folders)
     source = context.inputs.get("model")
     model = ModelSource("folder", str(source)) if source else _resolve(spec, context)
+    # Takes seconds, which the driver would otherwise spend waiting for the data.
+    Thread(target=import_module, args=("ray.train.torch",), daemon=True).start()
     folder = ray.get(ray.remote(_localize).remote(model, spec.hub_token))
     prepared = prepare(
         spec.dataset, context.base_folders, folder, context.seed, context.layout.data, context.owner

@@ -1,16 +1,12 @@
 """The commands that start nothing: validate, plan, schema, init."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from click.testing import CliRunner, Result
 
 from jobs.cli import cli
-from jobs.errors import Problem
 from jobs.plan.resolve import Plan
 
 
@@ -26,34 +22,40 @@ def spec(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def checks(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Problem]], None]:
-    """Sets what the check of datasets and models finds."""
+def own(spec: Path) -> Path:
+    """The spec with a model and a dataset of its own, beside it."""
+    folder = spec.parent
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "model" / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    (folder / "model" / "tokenizer_config.json").write_text("{}")
+    (folder / "model" / "chat_template.jinja").write_text("")
+    rows = [{"query": "Who are you?", "response": "{{NAME}}."}, {"query": "alone"}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = spec.read_text().replace("smollm2-135m-instruct", "./model")
+    spec.write_text(text.replace("[self-cognition]", "[rows.jsonl]"))
+    return spec
 
-    def find(problems: list[Problem]) -> None:
-        module = ModuleType("workloads.check")
-        module.check = lambda loaded, plan: problems  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "workloads.check", module)
 
-    return find
-
-
-def test_validate_says_what_the_job_does(
-    spec: Path, checks: Callable[[list[Problem]], None]
-) -> None:
-    checks([])
-    result = _run("validate", spec)
-    assert result.output == f"{spec}: valid (2 stages: sft -> merge)\n"
+def test_validate_says_what_the_job_does(own: Path) -> None:
+    result = _run("validate", own)
+    first, second, last = result.output.splitlines()
+    assert first == "rows.jsonl: 1 of 2 rows can't be used"
+    assert second.startswith(f"  {own.parent / 'rows.jsonl'}:2: its columns (query)")
+    assert last == f"{own}: valid (2 stages: sft -> merge)"
     assert result.exit_code == 0
 
 
-def test_validate_reports_what_the_check_finds(
-    spec: Path, checks: Callable[[list[Problem]], None]
-) -> None:
-    checks([Problem("no such dataset", "make it", "stages.sft.dataset", str(spec), 12, 3)])
-    result = _run("validate", spec)
+def test_validate_reports_what_the_check_finds(own: Path) -> None:
+    (own.parent / "model" / "model.safetensors").unlink()
+    lines = own.read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if "model: ./model" in text)
+    result = _run("validate", own, "--set", "stages.sft.dataset.strict=true")
     assert result.exit_code == 2
-    assert f"{spec}:12:3: stages.sft.dataset: no such dataset\n  fix: make it" in result.stderr
-    assert result.stderr.endswith("1 problem\n")
+    assert f"{own}:{line}:12: stages.sft.model: " in result.stderr
+    assert f"{own.parent / 'rows.jsonl'}:2: its columns (query)" in result.stderr
+    assert "\n  fix: complete the download" in result.stderr
+    assert result.stderr.endswith("2 problems\n")
 
 
 def test_plan_prints_a_table_or_json(spec: Path) -> None:

@@ -24,7 +24,7 @@ stages:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     (tmp_path / "model" / "tokenizer_config.json").write_text('{"chat_template": "x"}')
     (tmp_path / "rows.jsonl").write_text(json.dumps({"query": "a", "response": "b"}))
     return tmp_path
@@ -80,7 +80,7 @@ def test_a_base_model_without_a_chat_template_is_a_problem(folder: Path) -> None
 def test_an_adapter_can_be_merged_and_not_trained_on(folder: Path) -> None:
     adapter = folder / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    (adapter / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     config = adapter / "adapter_config.json"
     config.write_text(json.dumps({"base_model_name_or_path": "model"}))
     merge = SPEC.replace("${stages.sft.model}", "adapter")
@@ -88,6 +88,7 @@ def test_an_adapter_can_be_merged_and_not_trained_on(folder: Path) -> None:
     on_adapter = _problems(folder, SPEC.replace("model: model", "model: adapter"))
     assert on_adapter == ["stages.sft.model: 'adapter' is an adapter, and a full model is needed"]
     config.write_text(json.dumps({"base_model_name_or_path": "nowhere"}))
-    assert _problems(folder, merge) == ["stages.merge.model: no model at 'nowhere'"]
+    (gone,) = _problems(folder, merge)
+    assert gone.endswith(f"the adapter in '{adapter}': no model at 'nowhere'")
     full = _problems(folder, SPEC.replace("${stages.sft.model}", "model"))
     assert full == ["stages.merge.model: 'model' is a full model: there is nothing to merge"]

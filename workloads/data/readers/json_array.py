@@ -59,6 +59,9 @@ def _elements(file: str, text: str) -> Iterator[Record]:
         except json.JSONDecodeError as error:
             reason = f"the file is not JSON: {error.msg}"
             raise malformed(file, error.lineno, error.colno, reason, _REMEDY) from error
+        except (ValueError, RecursionError) as error:
+            reason = f"an element holds a number too long or lists too deep to be read: {error}"
+            raise malformed(file, line, None, reason, _REMEDY) from error
         if not isinstance(value, dict):
             reason = f"an element of the array is a {type(value).__name__}, not an object"
             raise malformed(file, line, None, reason, _REMEDY)

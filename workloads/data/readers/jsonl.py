@@ -45,14 +45,20 @@ def read(chunk: Chunk) -> Iterator[Record]:
 
 def _parse(file: str, line: int, text: bytes) -> dict[str, object]:
     remedy = "mend or delete this line; every line must hold one JSON object"
+    if Path(file).suffix.lower() == ".json":
+        remedy += ", or the whole file one array of objects: [{...}, {...}]"
     try:
-        value = json.loads(text)
+        # json would guess UTF-16 and UTF-32, whose line ends are other bytes.
+        value = json.loads(text.decode("utf-8-sig" if line == 1 else "utf-8"))
     except json.JSONDecodeError as error:
         reason = f"this line is not JSON: {error.msg}"
         raise malformed(file, line, error.colno, reason, remedy) from error
     except UnicodeDecodeError as error:
         reason = f"this line is not UTF-8 text: {error.reason}"
         raise malformed(file, line, error.start + 1, reason, "save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        reason = f"this line holds a number too long or lists too deep to be read: {error}"
+        raise malformed(file, line, None, reason, remedy) from error
     if not isinstance(value, dict):
         reason = f"this line holds a JSON {type(value).__name__}, not an object"
         raise malformed(file, line, 1, reason, remedy)

@@ -30,11 +30,18 @@ def chunks(file: str) -> Iterator[Chunk]:
 
 def read(chunk: Chunk) -> Iterator[Record]:
     """The row group's rows; `line` is the 1-based row in the file."""
+    import pyarrow
     import pyarrow.parquet
 
     row = chunk.first_row
-    with pyarrow.parquet.ParquetFile(chunk.file) as table:
-        for batch in table.iter_batches(batch_size=1024, row_groups=[chunk.start]):
-            for columns in batch.to_pylist():
-                row += 1
-                yield Record(row, columns)
+    try:
+        with pyarrow.parquet.ParquetFile(chunk.file) as table:
+            for batch in table.iter_batches(batch_size=1024, row_groups=[chunk.start]):
+                for columns in batch.to_pylist():
+                    row += 1
+                    yield Record(row, columns)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = f"the rows from here on can't be read: {' '.join(str(error).split())}"
+        raise malformed(
+            chunk.file, row + 1, None, reason, "check that the file is whole"
+        ) from error

@@ -55,6 +55,8 @@ CASES = {
     "top key in a stage": Broken("    model: m", "    model: m\n    seed: 1", (7, 5),
         "unknown key 'seed'", "seed belongs at the top of the file"),
     "typo on top": Broken("name: a", "nmae: a", (2, 1), "unknown key 'nmae'", "'name'?"),
+    "dataset_dir": Broken("    model: m", "    model: m\n    dataset_dir: d", (7, 5),
+        "unknown key 'dataset_dir'", "remove it: relative paths"),
     "num_epochs": Broken("max_steps: 8", "num_epochs: 8", (11, 7),
         "unknown key 'num_epochs'", "it is called 'num_train_epochs' here"),
     "lr": Broken("max_steps: 8", "lr: 1e-4", (11, 7), "'lr'", "called 'learning_rate' here"),
@@ -84,6 +86,9 @@ CASES = {
         "unknown kind 'stf'; there are sft, merge", "did you mean 'sft'?"),
     "tuner without type": Broken("{type: lora}", "{rank: 8}", (9, 5),
         "missing key 'type'", "add `type: lora` or `type: full`"),
+    "kind as a list": Broken("kind: sft", "kind: [sft]", (5, 5),
+        "unknown kind (a list)", "choose from sft, merge"),
+    "kind in capitals": Broken("kind: sft", "kind: SFT", (5, 11), "unknown kind 'SFT'", "'sft'?"),
     "unknown tuner": Broken("{type: lora}", "{type: qlora}", (9, 19),
         "unknown type 'qlora'", "did you mean 'lora'?"),
     "version from the future": Broken("version: 1", "version: 2", (1, 10),
@@ -92,6 +97,8 @@ CASES = {
         "expected a whole number, got the text 'many'", "write a number"),
     "quoted number": Broken("max_steps: 8", 'max_steps: "8"', (11, 18),
         "expected a whole number, got the text '8'", "write it without quotes: 8"),
+    "decimal comma": Broken("max_steps: 8", "learning_rate: 0,0001", (11, 22),
+        "expected a number, got the text '0,0001'", "write it with a point: 0.0001"),
     "bool for a number": Broken("max_steps: 8", "max_steps: true", (11, 18),
         "expected a whole number, got true", "a whole number"),
     "yes": Broken("max_steps: 8", "gradient_checkpointing: yes", (11, 31),
@@ -100,10 +107,16 @@ CASES = {
         "must be less than 1, got 2", "less than 1"),
     "not a number": Broken("max_steps: 8", "learning_rate: .nan", (11, 22),
         "expected a finite number", "such as 1e-4"),
+    "large bound": Broken("name: a", "name: a\nseed: 4294967296", (3, 7),
+        "must be less than 4294967296", "less than 4294967296"),
     "unknown choice": Broken("max_steps: 8", "torch_dtype: bf16", (11, 20),
         "expected bfloat16, float16 or float32, got the text 'bf16'", "did you mean 'bfloat16'?"),
     "one dataset, no list": Broken("[x.jsonl]", "x.jsonl", (8, 14),
         "expected a list, got the text 'x.jsonl'", "write a list: [x.jsonl]"),
+    "one dataset in long form, no list": Broken("[x.jsonl]", "{path: x.jsonl}", (8, 7),
+        "expected a list, got a mapping", "after `- `"),
+    "three names": Broken("[x.jsonl]", "[x.jsonl]\n      model_name: [a, b, c]", (9, 7),
+        "the list is too long: it takes 2 items", "keep 2"),
     "validation file, no list": Broken("[x.jsonl]", "[x.jsonl]\n      validation: v.jsonl", (9, 19),
         "expected a number, a whole number or a list", "write a list: [v.jsonl]"),
     "typo in a dataset": Broken("[x.jsonl]", "[{path: x, sampel: 3}]", (8, 25),
@@ -114,7 +127,9 @@ CASES = {
         "expected a mapping, got nothing", "remove the key"),
     "stages as a list": Broken("stages:", "stages: []\nrest:", (3, 1),
         "expected a mapping, got a list", "`key: value`"),
-    "stage name": Broken("  merge:", "  Merge.1:", (12, 3), "not a valid name", "lower-case"),
+    "stage name": Broken("  merge:", "  Merge.1:", (12, 3), "'Merge.1' is not a valid name",
+        "the signs - and _, starting"),
+    "job name": Broken("name: a", "name: a/b", (2, 7), "'a/b' is not a valid name", "-, _ and ."),
     "batches that do not divide": Broken("max_steps: 8",
         "global_batch_size: 3\n      per_device_train_batch_size: 2", (11, 26),
         "global_batch_size 3 is not a multiple", "choose 2 or 4"),
@@ -131,11 +146,20 @@ CASES = {
     "open bracket": Broken("[x.jsonl]", "[x.jsonl", (9, 10), "this is not YAML", "brackets"),
     "unquoted in a flow": Broken("[x.jsonl]", "[${env:X}]", (8, 16),
         "this is not YAML", "put interpolations in quotes"),
+    "no space after a colon": Broken("name: a", "name:a", (3, 1), "this is not YAML", "a space"),
+    "star": Broken("[x.jsonl]", "*.jsonl", (8, 15), "this is not YAML", "put text with * or &"),
+    "deep nesting": Broken("[x.jsonl]", "[" * 200_000, (8, 60), "more than 50 levels", "levels"),
     "two documents": Broken("stages:", "---\nstages:", (3, 1), "this is not YAML", "---"),
     "missing variable": Broken("model: m", "model: ${env:MODEL}", (6, 12),
         "the environment variable MODEL is not set", "export MODEL="),
     "unknown interpolation": Broken("model: m", "model: ${modle}", (6, 12),
         "unknown interpolation ${modle}", "${env:NAME}"),
+    "shell variable": Broken("model: m", "model: ${MODEL}", (6, 12),
+        "unknown interpolation ${MODEL}", "write ${env:MODEL}"),
+    "default of a variable": Broken("model: m", "model: ${env:MODEL:-m}", (6, 12),
+        "names no environment variable", "there are no defaults: write ${env:MODEL}"),
+    "near interpolation": Broken("${stages.sft.", "${stage.sft.", (14, 12),
+        "unknown interpolation", "did you mean ${stages.sft.model}?"),
     "run id": Broken("model: m", "model: ${run.id}", (6, 12), "no field takes it", "remove it"),
     "unclosed": Broken("model: m", "model: ${env:X", (6, 12), "closing brace", "'}'"),
     "secret in a recorded field": Broken("model: m", "model: ${secret:X}", (6, 12),
@@ -158,6 +182,8 @@ CASES = {
         "this looks like a secret (hf_a…)", "${secret:NAME}"),
     "token in a comment": Broken("model: m", f"model: m  # {TOKEN}", (6, 17),
         "this looks like a secret (hf_a…)", "${secret:NAME}"),
+    "password in a URL": Broken("model: m", f"model: https://me:{PASSWORD}@host/m", (6, 12),
+        "this looks like a secret", "${secret:NAME}"),
     "token as a key": Broken("max_steps: 8", f"{TOKEN}: 8", (11, 7), "(hf_a…)", "${secret:NAME}"),
     "password by its key": Broken("name: a", f"name: a\napi_password: {PASSWORD}", (3, 15),
         "this looks like a secret (corr…)", "${secret:NAME}"),
@@ -191,6 +217,40 @@ def test_what_is_no_job_at_all_exits_with_2(text: str, tmp_path: Path) -> None:
     assert str(file) in result.stderr
     assert "fix:" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_anchors_do_not_nest_deeper_than_the_text_may(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 900)))
+    with pytest.raises(SpecError, match="more than 50 levels of nesting"):
+        load(file, (), {})
+
+
+def test_text_in_another_encoding_has_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_bytes(SPEC.replace("name: a", "name: \xe9").encode("latin-1"))
+    with pytest.raises(SpecError) as caught:
+        load(file, (), {})
+    assert str(caught.value).startswith(f"{file}:2: this is not UTF-8 text")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("stages.sft.dataset.train=[a", "train: this is not YAML: did not find expected"),
+        ("stages.sft.dataset.train='[a]'", "fix: write it without quotes: [a]"),
+        ("stages.sft.dataset.train[0].path=y", "set all of it: --set stages.sft.dataset.train[0]="),
+        (f"{TOKEN}=5", "--set hf_a…: unknown key 'hf_a…'"),
+    ],
+)
+def test_a_broken_setting_is_told_without_lines(setting: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(SPEC)
+    with pytest.raises(SpecError) as caught:
+        load(file, (setting,), {})
+    assert said in str(caught.value)
+    assert caught.value.problems[0].line is None
+    assert TOKEN not in str(caught.value)
 
 
 def test_everything_is_reported_at_once_and_in_order(tmp_path: Path) -> None:

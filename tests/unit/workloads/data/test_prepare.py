@@ -92,9 +92,7 @@ def test_files_follow_from_the_seed(source: Path, tiny_model: Path, ran: list[in
     assert files("one", 42) == files("two", 42) != files("three", 43)
 
 
-def test_held_out_rows_are_never_trained_on(
-    source: Path, tiny_model: Path, ran: list[int]
-) -> None:
+def test_held_out_rows_are_never_trained_on(source: Path, tiny_model: Path, ran: list[int]) -> None:
     prepared = _prepare(source, tiny_model, train=("a.jsonl#150",), validation=0.1)
     assert (prepared.train_rows, prepared.validation_rows) == (144, 6)
     validation = {tuple(row) for row in _rows(source / "data", prepared.validation)}
@@ -104,9 +102,7 @@ def test_held_out_rows_are_never_trained_on(
     assert not validation & trained
 
 
-def test_validation_files_are_read_in_order(
-    source: Path, tiny_model: Path, ran: list[int]
-) -> None:
+def test_validation_files_are_read_in_order(source: Path, tiny_model: Path, ran: list[int]) -> None:
     prepared = _prepare(source, tiny_model, train=("a.jsonl#3",), validation=("a.jsonl#4",))
     assert (prepared.train_rows, prepared.validation_rows) == (3, 4)
     unshuffled = _prepare(source, tiny_model, "other", train=("a.jsonl#4",), shuffle=False)

@@ -65,14 +65,15 @@ def test_every_epoch_holds_each_row_once_and_then_filling(case: int) -> None:
         assert steps * batch - len(rows) < batch
 
 
-def test_each_epoch_and_seed_has_an_order_of_its_own() -> None:
-    buckets = [Bucket((str(index),), 50) for index in range(4)]
-    two = _order(buckets, 7, 200, 0, 2)
-    first, second = [row for _, row in two[:200]], [row for _, row in two[200:]]
-    other = [row for _, row in _order(buckets, 8, 200, 0, 1)]
+@pytest.mark.parametrize("count", [1, 4])
+def test_each_epoch_and_seed_has_an_order_of_its_own(count: int) -> None:
+    buckets, rows = [Bucket((str(index),), 50) for index in range(count)], 50 * count
+    two = [row for _, row in _order(buckets, 7, rows, 0, 2)]
+    other = [row for _, row in _order(buckets, 8, rows, 0, 1)]
+    first, second = two[:rows], two[rows:]
     assert first != second != other != first
-    in_order = [row for _, row in _order(buckets, None, 200, 0, 2)]
-    assert in_order == [(str(b), row) for b in range(4) for row in range(50)] * 2
+    in_order = [row for _, row in _order(buckets, None, rows, 0, 2)]
+    assert in_order == [(str(b), row) for b in range(count) for row in range(50)] * 2
 
 
 def test_a_segment_s_rows_are_those_of_its_order(tmp_path: Path) -> None:

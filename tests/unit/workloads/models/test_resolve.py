@@ -52,7 +52,8 @@ def test_folders_are_looked_up_in_order_and_in_the_home_folder(
 
 
 @pytest.mark.parametrize(
-    ("reference", "revision"), [("org/name", None), ("org/na.me@v1", "v1"), ("o/n@refs/pr/1", "refs/pr/1")]
+    ("reference", "revision"),
+    [("org/name", None), ("org/na.me@v1", "v1"), ("o/n@refs/pr/1", "refs/pr/1")],
 )
 def test_a_hub_id_may_have_a_revision(tmp_path: Path, reference: str, revision: str | None) -> None:
     source = resolve_model(reference, (str(tmp_path),), ONLINE)

@@ -14,7 +14,11 @@ FEATURES = 10
 
 
 def _dropped(
-    positions: list[int], length: int = 6, seed: int = 42, share: float = 0.5, features: int = FEATURES
+    positions: list[int],
+    length: int = 6,
+    seed: int = 42,
+    share: float = 0.5,
+    features: int = FEATURES,
 ) -> Tensor:
     dropout = RowDropout(share, seed, RowKeys(positions))
     return dropout(torch.ones(len(positions), length, features))

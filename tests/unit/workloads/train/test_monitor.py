@@ -73,9 +73,7 @@ def test_a_record_averages_over_its_window(tmp_path: Path, clock: Seconds) -> No
 
 def test_a_resumed_run_s_log_is_whole(tmp_path: Path, clock: Seconds) -> None:
     earlier = [{"loss": 2.0, "global_step": 1, "max_steps": 10}]
-    monitor = _monitor(
-        tmp_path / "b", first_step=6, elapsed_before_s=100.0, history=list(earlier)
-    )
+    monitor = _monitor(tmp_path / "b", first_step=6, elapsed_before_s=100.0, history=list(earlier))
     clock.now += 8
     monitor.record(8, Window(1.0, 1, 1, 1, 1.0), 1e-4, 0.5)
     monitor.close()

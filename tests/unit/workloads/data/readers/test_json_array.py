@@ -24,7 +24,9 @@ def _read(file: Path) -> list[Record]:
 def test_a_row_s_line_is_where_it_starts(tmp_path: Path, start: str) -> None:
     content = start + '[{"a": 1}, {"a": 2},\n\n  {\n "a": 3\n}\n, {"a": "]"}]\n'
     shift = start.count("\n")
-    lines = [(record.line - shift, record.columns["a"]) for record in _read(_file(tmp_path, content))]
+    lines = [
+        (record.line - shift, record.columns["a"]) for record in _read(_file(tmp_path, content))
+    ]
     assert lines == [(1, 1), (1, 2), (3, 3), (6, "]")]
 
 
@@ -68,5 +70,5 @@ def test_what_is_broken_has_a_place(
 def test_other_encodings_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_bytes('[{"a": "é"}]'.encode("latin-1"))
-    with pytest.raises(SpecError, match="not UTF-8 text: .* at byte 8"):
+    with pytest.raises(SpecError, match=r"not UTF-8 text: .* at byte 8"):
         _read(file)
