@@ -32,6 +32,7 @@ class AttachedCluster:
         if self._connected:
             return
         import ray
+        from ray.exceptions import RayError
 
         folders = [
             Path(spec.origin).parent
@@ -47,7 +48,7 @@ class AttachedCluster:
                     "env_vars": {"PYTHONSAFEPATH": "1"},
                 },
             )
-        except (RuntimeError, ConnectionError, OSError, TimeoutError) as error:
+        except (RayError, RuntimeError, OSError, ValueError) as error:
             raise ClusterError(
                 f"no Ray cluster could be reached at {self._address!r}: {error}",
                 "check the address, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the cluster's",

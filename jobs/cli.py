@@ -120,8 +120,19 @@ def plan(
     loaded, resolved = _resolve(spec, overrides, storage)
     if path:
         click.echo(_explanation_text(path, explain(loaded, resolved, path), as_json=as_json))
+    elif as_json:
+        click.echo(resolved.to_json().rstrip())
     else:
-        click.echo(resolved.to_json().rstrip() if as_json else plan_text(resolved))
+        from jobs.record import actions
+        from storage.layout import Layout
+        from storage.uri import local_root
+        from workloads.check import check
+
+        checked = check(loaded, resolved)
+        layout = Layout(local_root(storage))
+        click.echo(plan_text(resolved, actions(layout, resolved.name, checked.keys)))
+        for note in checked.notes:
+            click.echo(note)
 
 
 def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:

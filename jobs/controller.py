@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ class Controller:
 
     def _run_stage(self, stage: StagePlan) -> RunState:
         key = self.job.checked.keys[stage.name]
-        failures: dict[FailureClass, int] = {}
+        failures: Counter[FailureClass] = Counter()
         while True:
             attempt = self.record.status.stage(stage.name).attempt + 1
             self._move(stage, StageState.RUNNING, attempt=attempt, key=key)
@@ -139,17 +140,24 @@ class Controller:
                 return self._ended(stage, outcome, context.artifact)
             if self._stops:
                 return self._ended(stage, StageResult(finished=False), context.artifact)
-            kind = classify(outcome)
-            failures[kind] = failures.get(kind, 0) + 1
-            message = str(outcome) or type(outcome).__name__
-            if failures[kind] > kind.max_retries:
-                self.failure = outcome
-                self._move(stage, StageState.FAILED, reason=kind, message=message)
+            if not self._try_again(stage, outcome, failures):
                 return RunState.FAILED
-            recoveries = self.record.status.stage(stage.name).recoveries + 1
-            changes = {"reason": kind, "message": message, "recoveries": recoveries}
-            self._move(stage, StageState.RETRYING, **changes)
-            time.sleep(_FIRST_BACKOFF_S * 2 ** (failures[kind] - 1))
+
+    def _try_again(
+        self, stage: StagePlan, error: BaseException, failures: Counter[FailureClass]
+    ) -> bool:
+        """Records a failure; waits and returns true where its class allows another attempt."""
+        kind = classify(error)
+        failures[kind] += 1
+        reason = {"reason": kind, "message": str(error) or type(error).__name__}
+        if failures[kind] > kind.max_retries:
+            self.failure = error
+            self._move(stage, StageState.FAILED, **reason)
+            return False
+        recoveries = self.record.status.stage(stage.name).recoveries + 1
+        self._move(stage, StageState.RETRYING, **reason, recoveries=recoveries)
+        time.sleep(_FIRST_BACKOFF_S * 2 ** (failures[kind] - 1))
+        return True
 
     def _ended(self, stage: StagePlan, result: StageResult, artifact: Path) -> RunState:
         self.timings |= {f"{stage.name}.{key}": value for key, value in result.timings.items()}
@@ -193,6 +201,8 @@ class Controller:
 
     def _attempt(self, context: StageContext) -> StageResult | BaseException:
         """Runs one attempt in a thread, so that this one can watch, tell, and take signals."""
+        if self._stops:
+            return StageResult(finished=False)
         try:
             # In this thread, since the kernel ends Ray's processes with the thread that began them.
             self.cluster.connect()

@@ -222,6 +222,20 @@ def find_artifact(layout: Layout, name: str, key: str) -> Path | None:
     return None
 
 
+def actions(layout: Layout, name: str, keys: Mapping[str, str]) -> dict[str, str]:
+    """What running each stage of these keys would come to: `run`, `resume` or `cached`."""
+    begun = {
+        stage.key for _, status in _runs(layout, name) for stage in status.stages if stage.attempt
+    }
+
+    def action(key: str) -> str:
+        if find_artifact(layout, name, key):
+            return "cached"
+        return "resume" if key in begun else "run"
+
+    return {stage: action(key) for stage, key in keys.items()}
+
+
 def resolve_run(layout: Layout, text: str = "") -> RunLayout:
     """The run that `text` means: a run's folder, `name/run_id`, a run id, or a name.
 
@@ -263,6 +277,11 @@ def _make_folder(layout: RunLayout) -> None:
         raise RaysmithError(
             f"the run folder {layout.folder} exists already",
             remedy="start the same command again: it takes the next free run id",
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"the run folder {layout.folder} can't be made: {error.strerror}",
+            remedy="give a folder that can be written: --storage FOLDER",
         ) from error
 
 

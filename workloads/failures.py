@@ -31,7 +31,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = _wrapped(error) or error.__cause__ or error.__context__
+        context = None if error.__suppress_context__ else error.__context__
+        error = _wrapped(error) or error.__cause__ or context
 
 
 def _wrapped(error: BaseException) -> BaseException | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from jobs.plan.derive import accumulation_steps
 from jobs.plan.resolve import Plan, StagePlan
 from jobs.spec.sft import SftSpec
@@ -11,10 +13,13 @@ _HEADER = ("stage", "kind", "model", "workers", "batch", "learning rate", "deeps
 _MAX_MODEL = 40
 
 
-def plan_text(plan: Plan) -> str:
-    """The plan as lines: the job, then one row to a stage in the order of running."""
-    rows = [_HEADER, *(_row(stage) for stage in plan.stages)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+def plan_text(plan: Plan, actions: Mapping[str, str]) -> str:
+    """The plan as lines: the job, then one row to a stage in the order of running.
+
+    `actions` says by stage what running it would come to: `run`, `resume` or `cached`.
+    """
+    rows = [(*_HEADER, "next"), *((*_row(stage), actions[stage.name]) for stage in plan.stages)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from jobs.spec.fields import Spec
 
@@ -10,7 +10,7 @@ from jobs.spec.fields import Spec
 class ResourcesSpec(Spec):
     """The workers of a stage, all alike. Changing them does not change the mathematics."""
 
-    workers: PositiveInt = 1
+    workers: int = Field(default=1, ge=1, le=100_000)
     """Processes that train together."""
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
     """GPUs of each worker: one, or none to run on CPUs."""

@@ -50,9 +50,10 @@ class SftSpec(StageSpec):
         size = self.training.global_batch_size
         pass_size = self.training.per_device_train_batch_size * self.resources.workers
         if size and size % pass_size:
+            below = size // pass_size * pass_size
+            nearest = f"{below} or {below + pass_size}" if below else str(pass_size)
             raise ValueError(
                 f"global_batch_size {size} is not a multiple of per_device_train_batch_size x "
-                f"workers = {pass_size}; choose {size // pass_size * pass_size or pass_size} or "
-                f"{(size // pass_size + 1) * pass_size}"
+                f"workers = {pass_size}; choose {nearest}"
             )
         return self

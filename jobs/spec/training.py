@@ -24,9 +24,9 @@ DeepSpeedStage = Literal[
 class TrainingSpec(Spec):
     """Names and meanings are those of transformers' `TrainingArguments`."""
 
-    num_train_epochs: PositiveFloat = 1.0
+    num_train_epochs: float = Field(default=1.0, gt=0, le=1e6)
     """How often the dataset is passed over. Ignored when `max_steps` is given."""
-    max_steps: PositiveInt | None = None
+    max_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Optimiser steps to train for, over as many epochs as that takes."""
     learning_rate: PositiveFloat | None = None
     """The peak learning rate. When absent: 1e-4 for adapters, 1e-5 for full fine-tuning."""

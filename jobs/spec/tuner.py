@@ -8,6 +8,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from jobs.spec.fields import Spec
 
+LayerNames = Annotated[tuple[str, ...], Field(min_length=1)]
+
 
 class LoraSpec(Spec):
     """Low-rank adapters (Hu et al., 2021, https://arxiv.org/abs/2106.09685), by PEFT."""
@@ -20,7 +22,7 @@ class LoraSpec(Spec):
     """Scale of the update: the adapter's output is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the adapter's inputs that are dropped in training."""
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    target_modules: Literal["all-linear"] | LayerNames = "all-linear"
     """The layers that get an adapter: all linear ones but the output layer, or names of layers."""
     modules_to_save: tuple[str, ...] = ()
     """Layers to train in full and to save beside the adapter."""

@@ -93,7 +93,8 @@ def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> 
     """Waits until a condition holds, while the run goes on."""
     deadline = time.monotonic() + 300
     while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, "the run ended too early"
+        assert process.poll() is None, "the run ended too early"
+        assert time.monotonic() < deadline, "the run takes too long"
         time.sleep(0.02)
 
 

@@ -14,8 +14,17 @@ from jobs.load.loaded import LoadedSpec
 from jobs.spec.dataset import DatasetSpec, SourceSpec
 from workloads.check import Findings
 from workloads.data.conversation import RowReader, has_placeholder
+from workloads.data.formats import known_columns
 from workloads.data.readers import load_reader
-from workloads.data.rows import REPORTED_ROWS, BadRow, LeftOut, Record, bad_row_problems
+from workloads.data.rows import (
+    REPORTED_ROWS,
+    BadRow,
+    LeftOut,
+    Record,
+    UnknownFormat,
+    bad_row_problems,
+    mend_rows,
+)
 from workloads.data.sources import BUNDLED, chunk_files, find_files
 
 READ_WHOLE_BYTES = 64 * 2**20
@@ -127,7 +136,7 @@ def _check_rows(
     """Looks at the rows. Returns how many there are, where all were looked at."""
     reader = RowReader.of(dataset, source)
     is_small = sum(Path(file).stat().st_size for file in files) <= READ_WHOLE_BYTES
-    rows = bad = 0
+    rows = bad = unknown = 0
     first_bad: list[LeftOut] = []
     unfilled = False
     columns: set[str] = set()
@@ -138,6 +147,7 @@ def _check_rows(
             unfilled = has_placeholder(reader.messages(record.columns)) or unfilled
         except BadRow as error:
             bad += 1
+            unknown += isinstance(error, UnknownFormat)
             if len(first_bad) < REPORTED_ROWS:
                 first_bad.append(LeftOut(file, record.line, str(error)))
     if not rows:
@@ -145,7 +155,9 @@ def _check_rows(
             Problem("this dataset has no rows", "give a file with rows", place, files[0], 1)
         )
     elif bad and (dataset.strict or bad == rows):
-        findings.problems += bad_row_problems(first_bad, bad, strict=dataset.strict)
+        rename = f"rename columns, `columns: {{theirs: ours}}`, for one of {known_columns()}"
+        remedy = rename if unknown == rows else mend_rows(strict=dataset.strict)
+        findings.problems += bad_row_problems(first_bad, bad, remedy)
     elif bad:
         findings.notes.append(f"{source.path}: {bad:,} of {rows:,} rows can't be used")
         findings.notes += [f"  {row.file}:{row.line}: {row.reason}" for row in first_bad]

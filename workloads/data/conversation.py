@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from jobs.spec.dataset import DatasetSpec, SourceSpec
-from workloads.data.formats import detect, known_columns, load_format
-from workloads.data.rows import BadRow, Message
+from workloads.data.formats import detect, load_format
+from workloads.data.rows import BadRow, Message, UnknownFormat
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(name|author)\s*\}\}", re.IGNORECASE)
+_LISTED_COLUMNS = 12
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -41,8 +43,8 @@ class RowReader:
         renamed = self._renamed(columns)
         name = self.format or detect(renamed)
         if name is None:
-            listed = ", ".join(map(str, columns)) or "none"
-            raise BadRow(f"its columns ({listed}) are of no known format ({known_columns()})")
+            listed = ", ".join(map(str, islice(columns, _LISTED_COLUMNS))) or "none"
+            raise UnknownFormat(f"its columns ({listed}) are of no known format")
         messages = load_format(name).messages(renamed)
         while messages and messages[-1]["role"] != "assistant":
             messages.pop()

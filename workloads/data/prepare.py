@@ -24,7 +24,15 @@ from storage.commit import begin, commit, read_committed
 from storage.manifest import Owner
 from workloads.data.conversation import RowReader
 from workloads.data.readers import load_reader
-from workloads.data.rows import REPORTED_ROWS, BadRow, Chunk, LeftOut, Message, bad_row_problems
+from workloads.data.rows import (
+    REPORTED_ROWS,
+    BadRow,
+    Chunk,
+    LeftOut,
+    Message,
+    bad_row_problems,
+    mend_rows,
+)
 from workloads.data.selection import HELD_OUT, held_out_rows, select
 from workloads.data.sources import chunk_files, find_files
 from workloads.data.template import shorten, tokenize
@@ -309,9 +317,8 @@ def _gather(outcomes: list[_Outcome]) -> Prepared:
 
 def _check(prepared: Prepared, dataset: DatasetSpec) -> None:
     if prepared.bad_rows and (dataset.strict or not prepared.train):
-        raise SpecError(
-            bad_row_problems(prepared.first_bad, prepared.bad_rows, strict=dataset.strict)
-        )
+        remedy = mend_rows(strict=dataset.strict)
+        raise SpecError(bad_row_problems(prepared.first_bad, prepared.bad_rows, remedy))
     if not prepared.train:
         reason = "no row is left to train on"
         if prepared.too_long:

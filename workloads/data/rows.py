@@ -65,6 +65,10 @@ class BadRow(Exception):
     """A row that can't become a conversation; the message says why."""
 
 
+class UnknownFormat(BadRow):
+    """A row whose columns are of no known format."""
+
+
 def malformed(file: str, line: int, column: int | None, reason: str, remedy: str) -> SpecError:
     """The error for a file whose very syntax is broken."""
     return SpecError([Problem(reason, remedy, file=file, line=line, column=column)])
@@ -83,10 +87,15 @@ class LeftOut:
     reason: str
 
 
-def bad_row_problems(rows: Sequence[LeftOut], count: int, *, strict: bool) -> list[Problem]:
+def mend_rows(*, strict: bool) -> str:
+    """The remedy for rows that can't be used."""
+    return "mend or delete the row" + (
+        "; without `strict: true` rows like this are left out" if strict else ""
+    )
+
+
+def bad_row_problems(rows: Sequence[LeftOut], count: int, remedy: str) -> list[Problem]:
     """The error for rows that can't be used, the first of them by name."""
-    remedy = "mend or delete the row"
-    remedy += "; without `strict: true` rows like this are left out" if strict else ""
     problems = [Problem(row.reason, remedy, file=row.file, line=row.line) for row in rows]
     if count > len(rows):
         more = f"and {count - len(rows):,} more rows like these"

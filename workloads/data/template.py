@@ -40,11 +40,10 @@ def render(
     """
     try:
         text = _apply(tokenizer, messages)
-        spans = [
-            _span(tokenizer, messages, index, text)
-            for index, message in enumerate(messages)
-            if message["role"] == "assistant"
-        ]
+        spans: list[tuple[int, int]] = []
+        for index, message in enumerate(messages):
+            if message["role"] == "assistant":
+                spans.append(_span(tokenizer, messages, index, text, spans[-1][1] if spans else 0))
     except TemplateError as error:
         raise BadRow(f"the chat template refuses it: {error}") from error
     return text[: spans[-1][1]], spans
@@ -58,16 +57,30 @@ def _apply(
 
 
 def _span(
-    tokenizer: PreTrainedTokenizerFast, messages: list[Message], index: int, text: str
+    tokenizer: PreTrainedTokenizerFast, messages: list[Message], index: int, text: str, start: int
 ) -> tuple[int, int]:
+    """Where turn `index` of the assistant stands in `text`, at `start` or later."""
     before = _apply(tokenizer, messages[:index], prompt=True)
     after = _apply(tokenizer, messages[: index + 1]).rstrip()
-    if not text.startswith(after) or not after.startswith(before):
+    if text.startswith(after) and after.startswith(before):
+        return len(before), len(after)
+    # Templates of reasoning models render a turn otherwise once others follow, or ask for it with
+    # the beginning of a thought. The turn's own text stands in the conversation all the same.
+    content = messages[index]["content"].strip()
+    begin = text.find(content, start)
+    if begin < 0:
         raise BadRow(
-            f"the chat template renders turn {index + 1} differently once others follow, so what "
-            "the assistant said can't be told apart"
+            f"the chat template changes what the assistant says in turn {index + 1}, so it can't "
+            "be told apart"
         )
-    return len(before), len(after)
+    stop = begin + len(content)
+    mark = _end_mark(text, messages[-1]["content"].strip())
+    return begin, stop + len(mark) if text.startswith(mark, stop) else stop
+
+
+def _end_mark(text: str, last: str) -> str:
+    """What the template puts behind the last turn."""
+    return text[text.rfind(last) + len(last) :].rstrip()
 
 
 def tokenize(

@@ -24,6 +24,7 @@ from workloads.data.prepare import Prepared, prepare
 from workloads.data.stream import dataset, segments, steps_per_epoch
 from workloads.failures import LOST_CONNECTION, root
 from workloads.models.resolve import ModelSource, resolve_model
+from workloads.train.environment import worker_environment
 from workloads.train.worker import WorkerTask, train_worker
 
 _ONLY_IN_CHECKPOINTS = ("optimizer-", "rng-", "trainer_state", "_")
@@ -147,7 +148,7 @@ def _fit(context: StageContext, task: WorkerTask, prepared: Prepared) -> dict[st
             name=f"{context.owner.run_id}-{context.stage.name}-{context.owner.attempt}",
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=0),
-            worker_runtime_env={"env_vars": _worker_environment(task.threads)},
+            worker_runtime_env={"env_vars": worker_environment(task.threads, gpu=gpu)},
         ),
         datasets=_datasets(context, task, prepared),
         dataset_config=_in_order(DataConfig),
@@ -161,17 +162,6 @@ def _fit(context: StageContext, task: WorkerTask, prepared: Prepared) -> dict[st
         shutil.rmtree(scratch, ignore_errors=True)
     outcome: dict[str, Any] = result.return_value
     return outcome
-
-
-def _worker_environment(threads: int) -> dict[str, str]:
-    return {
-        # Ray would set 1 where a worker has fewer CPUs than it thinks.
-        "OMP_NUM_THREADS": str(threads),
-        # Threads that spin while they wait take the cores from the other workers.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "THP_MEM_ALLOC_ENABLE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 def _datasets(context: StageContext, task: WorkerTask, prepared: Prepared) -> dict[str, Any]:

@@ -19,6 +19,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     ray.init = lambda **arguments: told.append(arguments)  # type: ignore[attr-defined]
     ray.shutdown = lambda: told.append({})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
+    exceptions = ModuleType("ray.exceptions")
+    exceptions.RayError = RuntimeError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray.exceptions", exceptions)
     return told
 
 
@@ -45,5 +48,8 @@ def test_a_cluster_that_is_not_there_is_a_cluster_error(monkeypatch: pytest.Monk
     ray = ModuleType("ray")
     ray.init = refuse  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
+    exceptions = ModuleType("ray.exceptions")
+    exceptions.RayError = RuntimeError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray.exceptions", exceptions)
     with pytest.raises(ClusterError, match="'auto': refused"), AttachedCluster("auto") as attached:
         attached.connect()

@@ -58,10 +58,12 @@ def test_validate_reports_what_the_check_finds(own: Path) -> None:
     assert result.stderr.endswith("2 problems\n")
 
 
-def test_plan_prints_a_table_or_json(spec: Path) -> None:
-    table = _run("plan", spec, "--storage", "s3://bucket/runs")
+def test_plan_prints_a_table_or_json(spec: Path, tmp_path: Path) -> None:
+    table = _run("plan", spec, "--storage", str(tmp_path / "runs"))
     assert table.exit_code == 0
-    assert "storage s3://bucket/runs" in table.output
+    assert f"storage {tmp_path / 'runs'}" in table.output
+    assert [line.split()[-1] for line in table.output.splitlines()[-2:]] == ["run", "run"]
+    assert not (tmp_path / "runs").exists()
     plan = Plan.from_json(_run("plan", spec, "--json", "--set", "seed=7").output)
     assert plan.seed == 7
 

@@ -183,6 +183,6 @@ def test_the_environment_is_named_as_an_origin(tmp_path: Path) -> None:
 def test_the_table_shows_the_batch_arithmetic(tmp_path: Path) -> None:
     more = ", training: {per_device_train_batch_size: 2}, resources: {workers: 2}"
     plan = _plan(tmp_path, SFT % more + MERGE)
-    assert "16 rows = 2 x 4 passes x 2 workers" in plan_text(plan)
+    assert "16 rows = 2 x 4 passes x 2 workers" in plan_text(plan, {"sft": "run", "merge": "run"})
     assert summary(plan) == "2 stages: sft -> merge"
     assert summary(replace(plan, stages=plan.stages[:1])) == "1 stage: sft"

@@ -12,6 +12,12 @@ from workloads.data.template import Tokenized, render, shorten, tokenize
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+THINK_LAST = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}:"
+    "{% if loop.last and m['role'] == 'assistant' %}<think/>{% endif %}"
+    "{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
+)
 SHOUT_LAST = (
     "{% for m in messages %}"
     "{{ m['role'] + ': ' + (m['content'] | upper if loop.last else m['content']) + '\n' }}"
@@ -89,8 +95,16 @@ def test_a_template_that_changes_earlier_turns_is_refused(
     tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     tiny_tokenizer.chat_template = SHOUT_LAST
-    with pytest.raises(BadRow, match="renders turn 2 differently once others follow"):
+    with pytest.raises(BadRow, match="changes what the assistant says in turn"):
         render(tiny_tokenizer, _messages("a", "b", "c", "d"))
+
+
+def test_turns_are_found_where_the_last_one_gets_a_thought(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tiny_tokenizer.chat_template = THINK_LAST
+    text, spans = render(tiny_tokenizer, _messages("a", "one", "b", "two"))
+    assert [text[start:stop] for start, stop in spans] == ["one<|im_end|>", "<think/>two<|im_end|>"]
 
 
 def test_bad_rows_stay_in_their_places(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
