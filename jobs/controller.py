@@ -243,7 +243,7 @@ class Controller:
         Raises:
             Interrupted: if there is nothing to save, or no wish to.
         """
-        if self._stops > 1 or not context.attempt.progress_json.exists():
+        if self._stops > 1 or not context.attempt.worker_log(0).exists():
             self._move(context.stage, StageState.STOPPED)
             self.record.finish(RunState.STOPPED)
             raise Interrupted("stopped at once", "the same command goes on where this was")

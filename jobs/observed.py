@@ -150,6 +150,11 @@ def write_progress(path: Path, progress: Progress) -> None:
     write_atomic(path, progress.model_dump_json(exclude_none=True).encode())
 
 
+def write_phase(path: Path, phase: str) -> None:
+    """Replaces the progress by what is being done before there are steps to count."""
+    write_progress(path, Progress(phase=phase, updated_at=timestamp(utc_now())))
+
+
 def is_live(status: RunStatus, now: Clock = utc_now) -> bool:
     """Whether the run's driver is at work.
 

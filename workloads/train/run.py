@@ -10,12 +10,14 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from jobs.errors import RaysmithError
+from jobs.observed import write_phase
 from jobs.spec.fields import SECRET
 from jobs.spec.sft import SftSpec
 from storage.commit import Newest, begin, commit, newest_committed, read_committed
@@ -49,13 +51,17 @@ def run(context: StageContext) -> StageResult:
     model = ModelSource("folder", str(source)) if source else _resolve(spec, context)
     # Takes seconds, which the driver would otherwise spend waiting for the data.
     Thread(target=import_module, args=("ray.train.torch",), daemon=True).start()
+    tell = partial(write_phase, context.attempt.progress_json)
+    tell("fetching the model")
     folder = ray.get(ray.remote(_localize).remote(model, spec.hub_token))
+    tell("reading and tokenizing the data")
     prepared = prepare(
         spec.dataset, context.base_folders, folder, context.seed, context.layout.data, context.owner
     )
     context.note(prepared.summary())
     timings["data"], clock = time.monotonic() - clock, time.monotonic()
     task = _task(context, spec, folder, prepared)
+    tell("starting the workers")
     context.attempt.args_json.write_text(spec.model_dump_json(indent=2))
     result = _fit(context, task, prepared)
     timings |= result["timings"]

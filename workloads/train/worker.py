@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import RaysmithError
-from jobs.observed import Progress, timestamp, utc_now, write_progress
+from jobs.observed import write_phase
 from jobs.spec.sft import SftSpec
 from jobs.spec.tuner import FullSpec
 from storage.layout import AttemptLayout, StageLayout
@@ -139,8 +139,7 @@ def _tell(task: WorkerTask, phase: str) -> None:
     from ray.train import get_context
 
     if get_context().get_world_rank() == 0:
-        now = timestamp(utc_now())
-        write_progress(task.attempt.progress_json, Progress(phase=phase, updated_at=now))
+        write_phase(task.attempt.progress_json, phase)
 
 
 def _load(task: WorkerTask) -> tuple[nn.Module, RowKeys]:

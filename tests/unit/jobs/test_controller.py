@@ -288,6 +288,7 @@ def _trains(until: threading.Event, finished: bool) -> Run:
     """A stage that tells progress and goes on until it is let go."""
 
     def run(context: StageContext) -> StageResult:
+        context.attempt.worker_log(0).touch()
         write_progress(context.attempt.progress_json, Progress(step=1, max_steps=9))
         assert until.wait(60)
         return StageResult(finished)
