@@ -20,14 +20,12 @@ from jobs.load.loaded import LoadedSpec
 from jobs.masking import masker, secret_names
 from jobs.plan.resolve import Plan
 from jobs.spec.sft import SftSpec
-from jobs.state import FailureClass, RunState, StageState
+from jobs.state import FailureClass, RunState
 from jobs.view.closing import closing
 from jobs.view.terminal import open_view
 from storage.layout import Layout
 from storage.uri import local_root
 from workloads.check import Checked, check
-
-_EXIT_OF_CLASS = {FailureClass.USER_ERROR: ExitCode.USER_ERROR}
 
 
 def run_job(loaded: LoadedSpec, plan: Plan, address: str | None, dashboard: bool) -> ExitCode:
@@ -69,11 +67,11 @@ def _exit_code(state: RunState, controller: Controller) -> ExitCode:
         return ExitCode.OK
     if state is RunState.STOPPED:
         return ExitCode.INTERRUPTED
-    failed = [s for s in controller.record.status.stages if s.state is StageState.FAILED]
-    if isinstance(controller.failure, RaysmithError):
-        return controller.failure.exit_code
-    reasons = {stage.reason for stage in failed if stage.reason}
-    return next((_EXIT_OF_CLASS[r] for r in reasons if r in _EXIT_OF_CLASS), ExitCode.FAILED)
+    stages = controller.record.status.stages
+    if any(stage.reason is FailureClass.USER_ERROR for stage in stages):
+        return ExitCode.USER_ERROR
+    failure = controller.failure
+    return failure.exit_code if isinstance(failure, RaysmithError) else ExitCode.FAILED
 
 
 def _lock(loaded: LoadedSpec, checked: Checked) -> Mapping[str, Any]:

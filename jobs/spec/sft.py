@@ -57,3 +57,12 @@ class SftSpec(StageSpec):
                 f"workers = {pass_size}; choose {nearest}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _float16_has_gpus(self) -> SftSpec:
+        if self.training.torch_dtype == "float16" and not self.resources.gpus_per_worker:
+            raise ValueError(
+                "torch_dtype float16 needs GPUs, since DeepSpeed trains in it on few CPUs; "
+                "choose bfloat16 or float32, or set resources.gpus_per_worker"
+            )
+        return self

@@ -58,7 +58,8 @@ class TrainingSpec(Spec):
     max_grad_norm: NonNegativeFloat = 1.0
     """Gradients are scaled down to this norm; 0 leaves them as they are."""
     torch_dtype: Dtype = "bfloat16"
-    """Precision of weights and activations. The optimiser keeps float32 copies."""
+    """Precision of weights and activations; the optimiser keeps float32 copies. float16 is for
+    GPUs."""
     deepspeed: DeepSpeedStage = "zero0"
     """What DeepSpeed shares out over the workers: nothing, optimiser states (1), and gradients (2),
     and weights (3); `_offload` keeps optimiser states in host memory."""

@@ -133,6 +133,8 @@ CASES = {
     "batches that do not divide": Broken("max_steps: 8",
         "global_batch_size: 3\n      per_device_train_batch_size: 2", (11, 26),
         "global_batch_size 3 is not a multiple", "choose 2 or 4"),
+    "float16 without GPUs": Broken("max_steps: 8", "torch_dtype: float16", (11, 20),
+        "torch_dtype float16 needs GPUs", "choose bfloat16 or float32"),
     "two batch sizes": Broken("max_steps: 8",
         "global_batch_size: 8\n      gradient_accumulation_steps: 2", (11, 26),
         "exclude each other", "remove one of them"),
