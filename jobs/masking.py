@@ -16,20 +16,22 @@ _MIN_SECRET_LENGTH = 6
 
 _REFERENCE = re.compile(r"\$\{secret:([A-Za-z_][A-Za-z0-9_]*)\}")
 
-_TOKENS = re.compile(
-    r"""(?<![A-Za-z0-9_-])(?:
-        hf_[A-Za-z0-9]{16,}
-      | sk-[A-Za-z0-9_-]{16,}
-      | (?:AKIA|ASIA)[A-Z0-9]{16}
-      | gh[pousr]_[A-Za-z0-9]{20,}
-      | github_pat_[A-Za-z0-9_]{20,}
-      | glpat-[A-Za-z0-9_-]{16,}
-      | xox[abeoprs]-[A-Za-z0-9-]{10,}
-      | AIza[A-Za-z0-9_-]{30,}
-      | eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}
-    )""",
-    re.VERBOSE,
+SECRET_SHAPES = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"hf_[A-Za-z0-9]{16,}"
+    r"|sk-[A-Za-z0-9_-]{16,}"
+    r"|gh[pousr]_[A-Za-z0-9]{16,}"
+    r"|github_pat_[A-Za-z0-9_]{16,}"
+    r"|(?:AKIA|ASIA)[A-Z0-9]{12,}"
+    r"|AIza[A-Za-z0-9_-]{20,}"
+    r"|xox[a-z]-[A-Za-z0-9-]{10,}"
+    r"|glpat-[A-Za-z0-9_-]{16,}"
+    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^\n]*"
+    r"|(?<=://)[^\s/:@${}]+:[^\s/@${}]+(?=@)"
+    r")"
 )
+"""What keys and tokens of well-known kinds look like, and passwords in addresses."""
 
 
 def masker(names: Iterable[str], environ: Mapping[str, str]) -> Mask:
@@ -44,7 +46,7 @@ def masker(names: Iterable[str], environ: Mapping[str, str]) -> Mask:
 
     def mask(text: str) -> str:
         cleaned = known.sub(HIDDEN, text) if known else text
-        return _TOKENS.sub(HIDDEN, cleaned)
+        return SECRET_SHAPES.sub(HIDDEN, cleaned)
 
     return mask
 

@@ -11,23 +11,9 @@ from dataclasses import replace as with_changes
 from jobs.errors import Problem
 from jobs.load.spec_types import annotation_at, has_free_keys
 from jobs.load.tree import Document, KeyPath, Position, Value, leaves, problem_at, replace
+from jobs.masking import SECRET_SHAPES
 from jobs.spec.fields import SECRET
 
-_SHAPES = re.compile(
-    r"(?<![A-Za-z0-9])(?:"
-    r"hf_[A-Za-z0-9]{16,}"
-    r"|sk-[A-Za-z0-9_-]{16,}"
-    r"|gh[pousr]_[A-Za-z0-9]{16,}"
-    r"|github_pat_[A-Za-z0-9_]{16,}"
-    r"|(?:AKIA|ASIA)[A-Z0-9]{12,}"
-    r"|AIza[A-Za-z0-9_-]{20,}"
-    r"|xox[a-z]-[A-Za-z0-9-]{10,}"
-    r"|glpat-[A-Za-z0-9_-]{16,}"
-    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^\n]*"
-    r"|(?<=://)[^\s/:@${}]+:[^\s/@${}]+(?=@)"
-    r")"
-)
 _KEY_NAMES = re.compile(
     r"(?:^|[_-])(?:token|api_?key|password|passwd|passphrase|secret|secret_key|access_key"
     r"|private_key|credentials?)$",
@@ -66,7 +52,7 @@ def hide_secrets(
 
 def mask(text: str) -> str:
     """A text with everything that looks like a secret cut to its first characters."""
-    return _SHAPES.sub(lambda match: _shown(match[0]), text)
+    return SECRET_SHAPES.sub(lambda match: _shown(match[0]), text)
 
 
 def masked(problem: Problem) -> Problem:
@@ -81,7 +67,7 @@ def masked(problem: Problem) -> Problem:
 
 
 def _has_shape(value: Value) -> bool:
-    return isinstance(value, str) and _SHAPES.search(value) is not None
+    return isinstance(value, str) and SECRET_SHAPES.search(value) is not None
 
 
 def _is_named(tree: Value, path: KeyPath, value: Value) -> bool:
@@ -104,7 +90,7 @@ def _names_secret(key: str | int) -> bool:
 def _beside_values(text: str, file: str, found: list[str]) -> list[Problem]:
     """Secrets in comments, keys, and wherever else the document's values do not show them."""
     problems = []
-    for match in _SHAPES.finditer(text):
+    for match in SECRET_SHAPES.finditer(text):
         if not any(match[0] in secret for secret in found):
             start = text.rfind("\n", 0, match.start()) + 1
             line, column = text.count("\n", 0, start) + 1, match.start() - start + 1
@@ -123,6 +109,6 @@ def _problem(place: Position, path: KeyPath, secret: str) -> Problem:
 
 
 def _shown(secret: str) -> str:
-    match = _SHAPES.search(secret)
+    match = SECRET_SHAPES.search(secret)
     secret = match[0] if match else secret
     return f"{secret[:_SHOWN]}…" if len(secret) >= _SAFE_TO_SHOW else "…"
