@@ -15,7 +15,6 @@ from jobs.errors import ClusterError
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_DATA_LOGGING_CONFIG": str(Path(__file__).with_name("ray_data_logging.yaml")),
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -84,6 +83,10 @@ class LocalCluster:
                 "see that memory and the folder for temporary files have room, then run again",
             ) from error
         self._folder = folder
+        # What Ray says goes to the stage's log, not between the lines that a person watches.
+        ray_logger = logging.getLogger("ray")
+        ray_logger.handlers.clear()
+        ray_logger.propagate = True
 
     def __enter__(self) -> LocalCluster:
         return self
