@@ -155,9 +155,9 @@ def _plan(dataset: DatasetSpec, base_folders: Sequence[str], seed: int) -> list[
     total_bytes = sum(chunk.size_bytes for _, chunks in sources for chunk in chunks)
     buckets = -(-total_bytes // BUCKET_BYTES) if dataset.shuffle else 0
     sizes = [_used_rows(source, chunks) for source, chunks in sources]
+    held_out = held_out_rows(sizes, dataset.held_out)
     tasks: list[_Task] = []
-    for index, (source, chunks) in enumerate(sources):
-        validation = held_out_rows(sizes, dataset.held_out)[index]
+    for index, ((source, chunks), validation) in enumerate(zip(sources, held_out, strict=True)):
         repeats = _select(source, chunks, validation, (seed, index) if dataset.shuffle else None)
         _add_tasks(tasks, dataset, source, chunks, repeats, (seed, index), buckets, False)
     for source in dataset.validation_sources:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 from jobs.errors import RaysmithError, UserError
-from jobs.spec.fields import SECRET, size_bytes
+from jobs.spec.fields import size_bytes
 from jobs.spec.merge import MergeSpec
 from storage.commit import begin, commit, read_committed
 from workloads.context import StageContext, StageResult
@@ -53,8 +52,7 @@ def _merge(adapter: str, base: ModelSource, target: str, spec: MergeSpec) -> Non
 
     from workloads.models.local import localize
 
-    token = SECRET.match(spec.hub_token or "")
-    folder = localize(base, os.environ.get(token["name"]) if token else None)
+    folder = localize(base, spec.hub_token)
     dtype = (
         getattr(torch, spec.torch_dtype)
         if spec.torch_dtype

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from jobs.spec.fields import SECRET
 from storage.commit import begin, commit, read_committed
 from storage.manifest import Owner
 from workloads.models.resolve import BUNDLED, ModelSource
@@ -18,10 +19,11 @@ from workloads.models.resolve import BUNDLED, ModelSource
 log = logging.getLogger(__name__)
 
 
-def localize(source: ModelSource, token: str | None = None) -> str:
+def localize(source: ModelSource, hub_token: str | None = None) -> str:
     """The folder on this machine that holds the model. Slow the first time, then at once.
 
-    Processes of one machine wait for one another.
+    Processes of one machine wait for one another. `hub_token` is a `${secret:NAME}` reference,
+    resolved in this process's environment.
 
     Raises:
         OSError: if the hub can't be reached or refuses.
@@ -32,6 +34,8 @@ def localize(source: ModelSource, token: str | None = None) -> str:
         return _convert(source.name)
     from huggingface_hub import snapshot_download
 
+    secret = SECRET.match(hub_token or "")
+    token = os.environ.get(secret["name"]) if secret else None
     patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
     return snapshot_download(
         source.name, revision=source.revision, token=token, allow_patterns=patterns

@@ -6,7 +6,6 @@ attempt, once it knows what kind of failure it was.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from typing import Any
 
 from jobs.errors import RaysmithError
 from jobs.observed import write_phase
-from jobs.spec.fields import SECRET
 from jobs.spec.sft import SftSpec
 from storage.commit import Newest, begin, commit, newest_committed, read_committed
 from workloads.context import StageContext, StageResult
@@ -48,7 +46,11 @@ def run(context: StageContext) -> StageResult:
     clock = time.monotonic()
     spec = _with_template_found(spec, context.base_folders)
     source = context.inputs.get("model")
-    model = ModelSource("folder", str(source)) if source else _resolve(spec, context)
+    model = (
+        ModelSource("folder", str(source))
+        if source
+        else resolve_model(spec.model, context.base_folders)
+    )
     # Takes seconds, which the driver would otherwise spend waiting for the data.
     Thread(target=import_module, args=("ray.train.torch",), daemon=True).start()
     tell = partial(write_phase, context.attempt.progress_json)
@@ -86,15 +88,11 @@ def _with_template_found(spec: SftSpec, base_folders: Sequence[str]) -> SftSpec:
     return spec.model_copy(update={"dataset": dataset})
 
 
-def _resolve(spec: SftSpec, context: StageContext) -> ModelSource:
-    return resolve_model(spec.model, context.base_folders)
-
-
 def _localize(model: ModelSource, hub_token: str | None) -> str:
+    """Runs in a task, where the model's libraries are imported."""
     from workloads.models.local import localize
 
-    match = SECRET.match(hub_token or "")
-    return localize(model, os.environ.get(match["name"]) if match else None)
+    return localize(model, hub_token)
 
 
 def _task(context: StageContext, spec: SftSpec, model: str, prepared: Prepared) -> WorkerTask:
@@ -136,6 +134,7 @@ def _newest_checkpoint(context: StageContext) -> Newest | None:
 def _fit(context: StageContext, task: WorkerTask, prepared: Prepared) -> dict[str, Any]:
     if task.first_step >= task.max_steps:
         return {"finished": True, "timings": {}, "first_step_at": None}
+    from ray.data import ExecutionOptions
     from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -157,7 +156,7 @@ def _fit(context: StageContext, task: WorkerTask, prepared: Prepared) -> dict[st
             worker_runtime_env={"env_vars": worker_environment(task.threads, gpu=gpu)},
         ),
         datasets=_datasets(context, task, prepared),
-        dataset_config=_in_order(DataConfig),
+        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
     )
     try:
         result = trainer.fit()
@@ -183,12 +182,6 @@ def _datasets(context: StageContext, task: WorkerTask, prepared: Prepared) -> di
         rows = segments(prepared.validation, None, batch, 0, steps)
         datasets["validation"] = dataset(list(rows), folder, size)
     return datasets
-
-
-def _in_order(data_config: Any) -> Any:
-    from ray.data import ExecutionOptions
-
-    return data_config(execution_options=ExecutionOptions(preserve_order=True))
 
 
 def first_failure(failures: Mapping[int, Exception]) -> tuple[int, BaseException]:
