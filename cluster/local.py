@@ -7,7 +7,9 @@ import os
 import secrets
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cluster import guardian
 from jobs.errors import ClusterError
@@ -20,6 +22,10 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # It would print everything twice into a worker's log.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Actors that wait and need no core are many here; Ray would warn of more than the cores.
+    "RAY_worker_maximum_startup_concurrency": "64",
     "PYTHONSAFEPATH": "1",
 }
 
@@ -33,6 +39,10 @@ def cores() -> int:
         if limit.isdigit():
             return max(min(bound, round(int(limit) / int(period))), 1)
     return bound
+
+
+def _log(data: Mapping[str, Any], ignore_prefix: bool) -> None:  # noqa: ARG001 - as Ray calls it
+    logging.getLogger("ray").info("%s: %s", data["pid"], " ".join(data["lines"]))
 
 
 class LocalCluster:
@@ -87,6 +97,8 @@ class LocalCluster:
         ray_logger = logging.getLogger("ray")
         ray_logger.handlers.clear()
         ray_logger.propagate = True
+        # What its daemon says goes straight to the terminal, and Ray 2.60 has no setting for that.
+        ray._private.worker.print_to_stdstream = _log
 
     def __enter__(self) -> LocalCluster:
         return self

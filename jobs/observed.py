@@ -47,6 +47,8 @@ class Progress(_Recorded):
     max_steps: int | None = None
     epoch: float | None = None
     loss: float | None = None
+    reward: float | None = None
+    """The mean reward, where there are rewards."""
     tokens_per_second: float | None = None
     remaining_s: float | None = None
     updated_at: str | None = None

@@ -3,7 +3,9 @@
     <root>/<name>/<run_id>/
       spec.yaml  plan.json  lock.json  status.json  events.jsonl
       stages/<stage>/attempt_<k>/{driver.log, worker_<rank>.log, logging.jsonl, progress.json,
-                                  args.json, runs/, images/}
+                                  args.json, runs/, images/, and of a pool of engines:
+                                  rollout_<index>.log, rollout_events.jsonl, completions.jsonl,
+                                  failures.jsonl, timeline.jsonl, adapters/}
       stages/<stage>/checkpoint-<step>/   (commit protocol)
       stages/<stage>/data/                (commit protocol)
       stages/<stage>/stop_request
@@ -59,9 +61,38 @@ class AttemptLayout:
         """The newest progress that training pushed."""
         return self.folder / "progress.json"
 
+    @property
+    def completions_jsonl(self) -> Path:
+        """One JSON object for each completion that was scored."""
+        return self.folder / "completions.jsonl"
+
+    @property
+    def failures_jsonl(self) -> Path:
+        """One JSON object for each completion that could not be written or scored."""
+        return self.folder / "failures.jsonl"
+
+    @property
+    def rollout_events_jsonl(self) -> Path:
+        """What happened to the engines that write completions."""
+        return self.folder / "rollout_events.jsonl"
+
+    @property
+    def timeline_jsonl(self) -> Path:
+        """When generation, rewards, training and weight updates took place."""
+        return self.folder / "timeline.jsonl"
+
+    @property
+    def adapters(self) -> Path:
+        """The folder of adapters on their way to engines."""
+        return self.folder / "adapters"
+
     def worker_log(self, rank: int) -> Path:
         """What the worker of this rank printed."""
         return self.folder / f"worker_{rank}.log"
+
+    def rollout_log(self, index: int) -> Path:
+        """What the engine in this place of the pool printed."""
+        return self.folder / f"rollout_{index}.log"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 ${env:NAME}           read when the spec is read, and recorded
 ${secret:NAME}        read on the worker, never recorded; only in fields made for secrets
-${stages.NAME.model}  what another stage leaves; only as the whole of a `model` field
+${stages.NAME.model}  what another stage leaves; only as the whole of a stage's or reward's `model`
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from jobs.errors import Problem
 from jobs.load.spec_types import field_at, is_secret
-from jobs.load.tree import Document, KeyPath, Value, child, leaves, replace
+from jobs.load.tree import Document, KeyPath, Value, child, dotted, leaves, replace
 from jobs.load.yaml_tree import scalar
 from jobs.spec.fields import REFERENCE, SECRET
 
@@ -23,6 +23,7 @@ OUTPUTS = ("model",)
 
 _INTERPOLATION = re.compile(r"\$\{(?P<body>[^{}\n]*)\}")
 _UNCLOSED = re.compile(r"\$\{(env:|secret:|stages\.|run\.)[^{}\n]*(?!\})$", re.MULTILINE)
+_TAKES_A_STAGE = re.compile(r"stages\.[^.]+\.(rewards\[\d+\]\.)?model")
 _ENV = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 _KNOWN = "${env:NAME}, ${secret:NAME} and ${stages.NAME.model}"
 
@@ -162,8 +163,9 @@ def _stage_complaints(
     document: Document, path: KeyPath, body: str, text: str
 ) -> list[tuple[str, str]]:
     whole = f"${{{body}}}"
-    if path[-1] != "model":
-        return [(f"{whole} may not stand here", "only a stage's `model` can be another stage's")]
+    if not _TAKES_A_STAGE.fullmatch(dotted(path)):
+        remedy = "only a stage's `model`, or a reward's, can be another stage's"
+        return [(f"{whole} may not stand here", remedy)]
     if text != whole:
         return [(f"{whole} must be the whole value", f"write just {whole}")]
     match = REFERENCE.match(whole)

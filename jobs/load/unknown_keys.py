@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import get_args
 
 from jobs.load.spec_types import annotation_at, fields_below, sections
 from jobs.load.tree import KeyPath, Value, child, dotted, value_at
@@ -12,26 +13,40 @@ from jobs.spec.sft import SftSpec
 
 ELSEWHERE = {
     "adapter_name_or_path": "model",
+    "adv_estimator": "algorithm.advantage_estimator",
+    "async_generate": "rollout.max_staleness",
     "base_model": "model",
     "batch_size": "training.per_device_train_batch_size",
     "beta1": "training.adam_beta1",
     "beta2": "training.adam_beta2",
     "bf16": "training.torch_dtype",
+    "clip_range": "algorithm.epsilon",
+    "clip_ratio": "algorithm.epsilon",
+    "clip_ratio_high": "algorithm.epsilon_high",
+    "clip_ratio_low": "algorithm.epsilon",
+    "cliprange": "algorithm.epsilon",
     "cutoff_len": "dataset.max_length",
     "data": "dataset",
     "dataset_path": "dataset.train",
     "ds_config": "training.deepspeed",
     "dtype": "training.torch_dtype",
+    "dynamic_sampling": "algorithm.dynamic_sample",
     "epochs": "training.num_train_epochs",
     "eval_dataset": "dataset.validation",
     "evaluation_steps": "training.eval_steps",
+    "filter_groups": "algorithm.dynamic_sample",
     "finetuning_type": "tuner.type",
     "fp16": "training.torch_dtype",
     "gpus": "resources.gpus_per_worker",
-    "gradient_accumulation": "training.gradient_accumulation_steps",
     "grad_accum": "training.gradient_accumulation_steps",
+    "gradient_accumulation": "training.gradient_accumulation_steps",
     "gradient_clipping": "training.max_grad_norm",
+    "group_size": "rollout.num_generations",
+    "gym_env": "environment",
     "hf_token": "hub_token",
+    "init_kl_coef": "algorithm.beta",
+    "kl_coef": "algorithm.beta",
+    "kl_loss_coef": "algorithm.beta",
     "lora_alpha": "tuner.alpha",
     "lora_dropout": "tuner.dropout",
     "lora_r": "tuner.rank",
@@ -40,17 +55,29 @@ ELSEWHERE = {
     "lora_target_modules": "tuner.target_modules",
     "lr": "training.learning_rate",
     "lr_scheduler": "training.lr_scheduler_type",
+    "max_new_tokens": "rollout.max_completion_length",
+    "max_prompt_length": "dataset.max_length",
+    "max_response_length": "rollout.max_completion_length",
     "max_seq_len": "dataset.max_length",
     "max_seq_length": "dataset.max_length",
     "micro_batch_size": "training.per_device_train_batch_size",
     "model_id": "model",
     "model_name_or_path": "model",
+    "multi_turn_scheduler": "environment",
+    "n_samples_per_prompt": "rollout.num_generations",
     "nproc_per_node": "resources.workers",
+    "num_engines": "rollout.actors",
     "num_epochs": "training.num_train_epochs",
     "num_gpus": "resources.workers",
+    "num_return_sequences": "rollout.num_generations",
     "num_workers": "resources.workers",
+    "overlong_filter": "algorithm.mask_truncated_completions",
     "precision": "training.torch_dtype",
+    "prompt_dataset": "dataset.train",
     "r": "tuner.rank",
+    "response_length": "rollout.max_completion_length",
+    "reward_funcs": "rewards",
+    "reward_functions": "rewards",
     "save_interval": "checkpoint.save_steps",
     "scheduler": "training.lr_scheduler_type",
     "split_dataset_ratio": "dataset.validation",
@@ -58,6 +85,7 @@ ELSEWHERE = {
     "system_prompt": "dataset.system",
     "task": "kind",
     "template": "dataset.chat_template",
+    "tensor_model_parallel_size": "rollout.tensor_parallel_size",
     "test_size": "dataset.validation",
     "train_batch_size": "training.global_batch_size",
     "train_dataset": "dataset.train",
@@ -68,6 +96,18 @@ ELSEWHERE = {
     "val_dataset": "dataset.validation",
     "val_size": "dataset.validation",
     "validation_file": "dataset.validation",
+    "vllm_enable_lora": "rollout.weight_sync",
+    "vllm_enforce_eager": "rollout.enforce_eager",
+    "vllm_gpu_memory_utilization": "rollout.gpu_memory_utilization",
+    "vllm_gpu_util": "rollout.gpu_memory_utilization",
+    "vllm_importance_sampling_cap": "algorithm.rollout_importance_sampling_threshold",
+    "vllm_importance_sampling_mode": "algorithm.rollout_importance_sampling_mode",
+    "vllm_max_model_len": "rollout.max_model_len",
+    "vllm_max_num_seqs": "rollout.max_num_seqs",
+    "vllm_maxlen": "rollout.max_model_len",
+    "vllm_mode": "rollout.colocate",
+    "vllm_num_engines": "rollout.actors",
+    "vllm_tensor_parallel_size": "rollout.tensor_parallel_size",
     "world_size": "resources.workers",
     "zero_stage": "training.deepspeed",
 }
@@ -75,6 +115,11 @@ ELSEWHERE = {
 
 ADVICE = {
     "attn_impl": "remove it: the model's own attention is used",
+    "cosine_max_len": "write it under the reward's `params`",
+    "cosine_max_len_value_correct": "write it under the reward's `params`",
+    "cosine_max_len_value_wrong": "write it under the reward's `params`",
+    "cosine_min_len_value_correct": "write it under the reward's `params`",
+    "cosine_min_len_value_wrong": "write it under the reward's `params`",
     "custom_dataset_info": "write the paths of the files under `dataset.train`",
     "dataloader_num_workers": "remove it: rows are read by the cluster's free cores",
     "dataset_dir": "remove it: relative paths are looked up beside the spec; write them in full",
@@ -82,9 +127,12 @@ ADVICE = {
     "ddp_timeout": "remove it",
     "do_eval": "remove it: `dataset.validation` turns evaluation on",
     "do_train": "remove it: a stage of `kind: sft` trains",
+    "ds3_gather_for_generation": "remove it: weights are always gathered for the engines",
     "eval_strategy": "remove it: `training.eval_steps` says when to evaluate",
     "evaluation_strategy": "remove it: `training.eval_steps` says when to evaluate",
+    "external_plugins": "write {import_path: module:function} under `rewards`",
     "flash_attn": "remove it: the model's own attention is used",
+    "generation_batch_size": "remove it: it is global_batch_size x algorithm.steps_per_generation",
     "lazy_tokenize": "remove it: rows are tokenized once, before training",
     "load_in_4bit": "remove it: quantized training is not supported",
     "load_in_8bit": "remove it: quantized training is not supported",
@@ -93,7 +141,11 @@ ADVICE = {
     "mask_history": "remove it: every turn of the assistant is learned",
     "max_samples": "write the number after the path of a dataset: `path#500`",
     "merge_lora": "add a stage of `kind: merge`",
+    "min_p": "remove it: completions are sampled from the model's whole distribution",
     "neat_packing": "remove it: packing is not supported",
+    "num_generations_eval": "remove it: the reward of every step is measured",
+    "offload_model": "remove it: colocated engines always sleep while weights are trained",
+    "offload_optimizer": "remove it: colocated engines always sleep while weights are trained",
     "optim": "remove it: the optimiser is AdamW",
     "output_dir": "use the --storage option: the spec does not say where its results lie",
     "overwrite_cache": "remove it: what is cached is known by its content",
@@ -103,16 +155,34 @@ ADVICE = {
     "plot_loss": "remove it: the curves are always drawn, into the run's images folder",
     "preprocessing_num_workers": "remove it: rows are read by the cluster's free cores",
     "quantization_bit": "remove it: quantized training is not supported",
+    "ref_model": "remove it: the reference is the model that the stage starts from",
+    "repetition_max_penalty": "write it under the reward's `params`",
+    "repetition_n_grams": "write it under the reward's `params`",
+    "repetition_penalty": "remove it: completions are sampled from the model's whole distribution",
     "report_to": "remove it: TensorBoard files are always written, into the run's folder",
     "resume_from_checkpoint": "remove it: a run goes on from its newest checkpoint by itself",
+    "reward_model": "write {model: …} under `rewards`",
+    "reward_models": "write {model: …} under `rewards`",
+    "reward_weights": "write `weight` beside each reward's name",
     "rlhf_type": "remove it: `kind` says how a stage trains",
     "save_only_model": "remove it: checkpoints hold all that a run needs to go on",
     "save_strategy": "remove it: `checkpoint.save_steps` says when to save",
+    "sleep_level": "remove it: colocated engines always sleep while weights are trained",
+    "soft_cache_length": "write it under the reward's `params`",
+    "soft_max_length": "write it under the reward's `params`",
     "storage": "use the --storage option: the spec does not say where its results lie",
     "streaming": "remove it: rows are always streamed from the disk",
+    "top_k": "remove it: completions are sampled from the model's whole distribution",
+    "top_p": "remove it: completions are sampled from the model's whole distribution",
     "train_on_prompt": "remove it: the assistant's turns are learned, and nothing else",
     "trust_remote_code": "remove it: code from model repositories is never run",
     "use_hf": "remove it: models come from folders or the Hugging Face hub",
+    "use_vllm": "remove it: completions are always written by vLLM",
+    "vllm_enable_sleep_mode": "remove it: colocated engines always sleep while weights are trained",
+    "vllm_server_base_url": "remove it: the stage starts its engines, `rollout.actors` of them",
+    "vllm_server_host": "remove it: the stage starts its engines, `rollout.actors` of them",
+    "vllm_server_port": "remove it: the stage starts its engines, `rollout.actors` of them",
+    "vllm_server_timeout": "remove it: the stage starts its engines, `rollout.actors` of them",
 }
 """Names that other trainers have for what is said in another way here."""
 
@@ -137,15 +207,17 @@ def _remedy(tree: Value, path: KeyPath) -> str:
         for section in sections(annotation_at(tree, holder), value_at(tree, holder))
         for name in section.model_fields
     ]
-    known = _known_fields(tree, holder)
-    if places := [place for place, name in known if name == key]:
-        return f"{key} belongs in {places[0]}"
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=_NEAR)
-    if near and key not in ELSEWHERE and key not in ADVICE:
-        return f"did you mean '{near[0]}'?"
     in_list = any(isinstance(part, int) for part in holder)
     if holder and not in_list and key in JobSpec.model_fields:
         return f"{key} belongs at the top of the file"
+    known = _known_fields(tree, holder)
+    if places := [place for place, name in known if name == key]:
+        return f"{key} belongs in {places[0]}"
+    if kinds := _kinds_with(key):
+        return f"{key} is for stages of kind {' or '.join(kinds)}"
+    near = difflib.get_close_matches(key, valid, n=1, cutoff=_NEAR)
+    if near and key not in ELSEWHERE and key not in ADVICE:
+        return f"did you mean '{near[0]}'?"
     if key in ADVICE:
         return ADVICE[key]
     if key in ELSEWHERE:
@@ -165,6 +237,15 @@ def _known_fields(tree: Value, holder: KeyPath) -> list[tuple[str, str]]:
         (dotted((*stage, *path)), name)
         for path, name in fields_below(section)
         if (*stage, *path) != holder
+    ]
+
+
+def _kinds_with(key: str) -> list[str]:
+    """The kinds of stage that have a field of this name somewhere."""
+    return [
+        str(get_args(section.model_fields["kind"].annotation)[0])
+        for section in sections(annotation_at({}, ("stages", "<name>")))
+        if key in {name for _, name in fields_below(section)}
     ]
 
 

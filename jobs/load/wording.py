@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic_core import ErrorDetails
 
 from jobs.errors import Problem
-from jobs.load.spec_types import annotation_at, options, sections, under
+from jobs.load.spec_types import annotation_at, field_at, options, sections, under
 from jobs.load.tree import Document, KeyPath, Value, child, dotted, value_at
 from jobs.load.unknown_keys import nearest, unknown_key
 from jobs.spec import JobSpec
@@ -39,7 +39,19 @@ _EXAMPLES = {
     "dataset": "dataset: {train: [./data.jsonl]}",
     "train": "train: [./data.jsonl]",
     "path": "path: ./data.jsonl",
+    "rewards": "rewards: [{name: accuracy}]",
 }
+_PATTERNS = {
+    "import_path": (
+        "is no import path",
+        "write a module without .py, a colon, and a name in it: my_rewards:brevity",
+    ),
+    "label": (
+        "is not a valid label",
+        "use up to 63 letters, digits and the signs -, _ and ., starting with a letter or digit",
+    ),
+}
+"""What is said of a text that is not of its field's pattern: message and remedy, by field."""
 _MAX_SHOWN = 60
 
 
@@ -168,7 +180,7 @@ def _wrong_value(errors: list[ErrorDetails], path: KeyPath, value: Value) -> tup
             value, context["expected"]
         )
     if kind in _EXPECTED or kind == "literal_error":
-        return f"expected {_alternatives(errors)}, got {got}", _type_remedy(errors, value)
+        return f"expected {_alternatives(errors)}, got {got}", _type_remedy(errors, path, value)
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         return (
@@ -176,6 +188,9 @@ def _wrong_value(errors: list[ErrorDetails], path: KeyPath, value: Value) -> tup
             f"choose a value that is {words} {_number(context[name])}",
         )
     if kind == "string_pattern_mismatch":
+        if path[-1] in _PATTERNS and isinstance(value, str):
+            message, remedy = _PATTERNS[str(path[-1])]
+            return f"{_quoted(value)} {message}", remedy
         is_stage = path[:1] == ("stages",)
         name, signs = (str(path[-1]), "- and _") if is_stage else (value, "-, _ and .")
         return f"{_quoted(name)} is not a valid name", (
@@ -232,16 +247,34 @@ def _wrong_tag(document: Document, path: KeyPath, error: ErrorDetails) -> Proble
 
 
 def _broken_rule(document: Document, path: KeyPath, error: ErrorDetails) -> Problem:
-    """A validator's own words, `what is wrong; what to do`, which begin with a key."""
-    message, _, remedy = error["msg"].removeprefix("Value error, ").partition("; ")
-    word = message.split(" ", 1)[0]
-    about = (known for known in document.positions.keys if known[: len(path)] == path)
-    place = next((known for known in about if known[-1] == word), path)
-    return document.problem(place, message, remedy or None)
+    """A validator's own words, `what is wrong; what to do`, which name the key that is wrong."""
+    text = error["msg"].removeprefix("Value error, ")
+    message, _, remedy = text.partition("; ")
+    return document.problem(_named_in(text, document, path), message, remedy or None)
 
 
-def _type_remedy(errors: list[ErrorDetails], value: Value) -> str:
+def _named_in(text: str, document: Document, path: KeyPath) -> KeyPath:
+    """The written field at or below a path that a text names: `training.eval_steps`, `rewards`.
+
+    The first word of the text counts most, then those that can be nothing but a field's name.
+    """
+    written = [
+        known
+        for known in document.positions.keys
+        if known[: len(path)] == path and field_at(document.value, known)
+    ]
+    first, *rest = re.findall(r"\w+(?:\.\w+)*", text)
+    for word in (first, *sorted(rest, key=lambda word: not set("._") & set(word))):
+        parts = tuple(word.split("."))
+        if found := next((known for known in written if known[-len(parts) :] == parts), None):
+            return found
+    return path
+
+
+def _type_remedy(errors: list[ErrorDetails], path: KeyPath, value: Value) -> str:
     kinds = {error["type"] for error in errors}
+    if isinstance(value, str) and (path[-2:-1] == ("rewards",) or path[-1] == "environment"):
+        return f"write {{{'import_path' if ':' in value else 'name'}: {_short(value)}}}"
     if value is None:
         return "give it a value, or remove the key"
     if isinstance(value, str) and "tuple_type" in kinds:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from jobs.spec.grpo import GrpoSpec
 from jobs.spec.resources import ResourcesSpec
+from jobs.spec.rollout import RolloutSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.training import TrainingSpec
 from jobs.spec.tuner import FullSpec, LoraSpec
@@ -10,32 +14,77 @@ from jobs.spec.tuner import FullSpec, LoraSpec
 LEAST_GLOBAL_BATCH = 16
 """Rows that a global batch has at least, where the spec says nothing of its size."""
 
-RULES = {
+REPLY_TOKENS = 256
+"""Tokens that an engine keeps free for each reply of an environment."""
+
+_OF_TRAINING = {
     "learning_rate": "1e-4 for adapters, 1e-5 for full fine-tuning",
     "warmup_ratio": "0.05 when neither warmup_ratio nor warmup_steps is given",
-    "global_batch_size": "rows of a pass x passes x workers, at least 16 when no passes are given",
     "gradient_accumulation_steps": "global_batch_size / (per_device_train_batch_size x workers)",
-    "per_device_eval_batch_size": "as per_device_train_batch_size",
-    "eval_steps": "as checkpoint.save_steps",
     "gradient_checkpointing": "on with GPUs, off without",
 }
-"""What `plan --explain` says of a derived value, by its field."""
+
+RULES: Mapping[str, Mapping[str, str]] = {
+    "sft": {
+        **_OF_TRAINING,
+        "global_batch_size": "rows of a pass x passes x workers, "
+        "at least 16 when no passes are given",
+        "per_device_eval_batch_size": "as per_device_train_batch_size",
+        "eval_steps": "as checkpoint.save_steps",
+    },
+    "grpo": {
+        **_OF_TRAINING,
+        "global_batch_size": "completions of a pass x passes x workers; when no passes are given, "
+        "at least 16, in whole passes and whole groups of num_generations",
+        "gpus_per_actor": "as tensor_parallel_size where training has GPUs, else 0",
+        "engine": "async on GPUs, inprocess on CPUs",
+        "torch_dtype": "as training.torch_dtype",
+        "max_model_len": "dataset.max_length + max_completion_length; with an environment, "
+        f"max_completion_length for each turn, and {REPLY_TOKENS} for each reply",
+        "canary_tolerance": "1e-3 where engine and training are in float32, else 0.2",
+        "scale_rewards": "group for grpo, none for rloo, batch for reinforce_plus_plus",
+    },
+}
+"""What `plan --explain` says of a derived value, by the stage's kind and the value's field."""
 
 
 def resolved_sft(spec: SftSpec) -> SftSpec:
     """The spec with every value given; accumulation is told by the global batch size alone."""
     given = spec.training
     values = {
-        "learning_rate": learning_rate(given, spec.tuner),
-        "warmup_ratio": warmup_ratio(given),
+        **_training_values(given, spec.tuner, spec.resources),
         "global_batch_size": global_batch_size(given, spec.resources),
-        "gradient_accumulation_steps": None,
         "per_device_eval_batch_size": given.per_device_eval_batch_size
         or given.per_device_train_batch_size,
         "eval_steps": given.eval_steps or spec.checkpoint.save_steps,
-        "gradient_checkpointing": gradient_checkpointing(given, spec.resources),
     }
     return spec.model_copy(update={"training": given.model_copy(update=values)})
+
+
+def resolved_grpo(spec: GrpoSpec) -> GrpoSpec:
+    """The spec with every value given, but for what the cluster and the prompts decide."""
+    training, algorithm = spec.training, spec.algorithm
+    training_values = {
+        **_training_values(training, spec.tuner, spec.resources),
+        "global_batch_size": completions_per_step(spec),
+    }
+    sections = {
+        "training": training.model_copy(update=training_values),
+        "algorithm": algorithm.model_copy(update={"scale_rewards": algorithm.scaling}),
+        "rollout": resolved_rollout(spec),
+    }
+    return spec.model_copy(update=sections)
+
+
+def _training_values(
+    training: TrainingSpec, tuner: LoraSpec | FullSpec, resources: ResourcesSpec
+) -> dict[str, float | bool | None]:
+    return {
+        "learning_rate": learning_rate(training, tuner),
+        "warmup_ratio": warmup_ratio(training),
+        "gradient_accumulation_steps": None,
+        "gradient_checkpointing": gradient_checkpointing(training, resources),
+    }
 
 
 def learning_rate(training: TrainingSpec, tuner: LoraSpec | FullSpec) -> float:
@@ -61,6 +110,14 @@ def global_batch_size(training: TrainingSpec, resources: ResourcesSpec) -> int:
     return passes * pass_rows
 
 
+def completions_per_step(spec: GrpoSpec) -> int:
+    """Completions in one optimiser step over all workers."""
+    training = spec.training
+    if training.global_batch_size or training.gradient_accumulation_steps:
+        return global_batch_size(training, spec.resources)
+    return -(-LEAST_GLOBAL_BATCH // spec.least_batch) * spec.least_batch
+
+
 def accumulation_steps(training: TrainingSpec, resources: ResourcesSpec) -> int:
     """Passes of each worker before one optimiser step."""
     pass_rows = training.per_device_train_batch_size * resources.workers
@@ -72,3 +129,35 @@ def gradient_checkpointing(training: TrainingSpec, resources: ResourcesSpec) -> 
     if training.gradient_checkpointing is not None:
         return training.gradient_checkpointing
     return resources.gpus_per_worker > 0
+
+
+def resolved_rollout(spec: GrpoSpec) -> RolloutSpec:
+    """How engines are made; the cluster still decides on their CPU cores."""
+    given = spec.rollout
+    gpus = given.gpus_per_actor
+    if gpus is None:
+        gpus = given.tensor_parallel_size if spec.resources.gpus_per_worker else 0
+    dtype = given.torch_dtype or spec.training.torch_dtype
+    is_exact = dtype == spec.training.torch_dtype == "float32"
+    engine = given.engine
+    if engine == "auto":
+        engine = "async" if gpus else "inprocess"
+    values = {
+        "gpus_per_actor": gpus,
+        "engine": engine,
+        "torch_dtype": dtype,
+        "max_model_len": given.max_model_len or longest_sequence(spec),
+        "canary_tolerance": given.canary_tolerance or (1e-3 if is_exact else 0.2),
+    }
+    return given.model_copy(update=values)
+
+
+def longest_sequence(spec: GrpoSpec) -> int:
+    """Tokens of the longest prompt and all that can follow it. An environment replies between
+    turns, so once less than the model speaks."""
+    turns = spec.environment.max_turns if spec.environment else 1
+    return (
+        spec.dataset.max_length
+        + spec.rollout.max_completion_length * turns
+        + REPLY_TOKENS * (turns - 1)
+    )

@@ -11,7 +11,7 @@ from jobs.load.loaded import LoadedSpec
 from jobs.load.tree import KeyPath, child, dotted, value_at
 from jobs.plan.derive import RULES, accumulation_steps
 from jobs.plan.resolve import Plan
-from jobs.spec.sft import SftSpec
+from jobs.spec.merge import MergeSpec
 
 Layer = Literal["default", "spec", "set", "derived"]
 
@@ -47,7 +47,8 @@ def explain(loaded: LoadedSpec, plan: Plan, path: str) -> Explanation:
     if place is None:
         value = value_at(resolved, where)
         is_derived = value != value_at(written, where)
-        rule = RULES.get(str(where[-1]), "follows from other values")
+        rules = RULES.get(str(value_at(resolved, (*where[:2], "kind"))), {})
+        rule = rules.get(str(where[-1]), "follows from other values")
         layer: Layer = "derived" if is_derived else "default"
         return Explanation(
             value, layer, None, None, f"derived: {rule}" if is_derived else "default"
@@ -64,7 +65,7 @@ def _resolved(loaded: LoadedSpec, plan: Plan) -> dict[str, Any]:
     content = loaded.spec.model_dump(mode="json")
     for stage in plan.stages:
         content["stages"][stage.name] = stage.spec.model_dump(mode="json")
-        if isinstance(stage.spec, SftSpec):
+        if not isinstance(stage.spec, MergeSpec):
             steps = accumulation_steps(stage.spec.training, stage.spec.resources)
             content["stages"][stage.name]["training"]["gradient_accumulation_steps"] = steps
     return content

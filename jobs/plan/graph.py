@@ -8,9 +8,9 @@ from typing import Literal
 from jobs.errors import Problem
 from jobs.load.loaded import LoadedSpec
 from jobs.spec.fields import REFERENCE
-from jobs.spec.job import JobSpec
+from jobs.spec.grpo import GrpoSpec
+from jobs.spec.job import JobSpec, Stage
 from jobs.spec.merge import MergeSpec
-from jobs.spec.sft import SftSpec
 from jobs.spec.tuner import LoraSpec
 
 Artifact = Literal["adapter", "model"]
@@ -19,16 +19,19 @@ Edges = Mapping[str, tuple[str, ...]]
 """The stages that each stage needs."""
 
 
-def produces(stage: SftSpec | MergeSpec) -> Artifact:
+def produces(stage: Stage) -> Artifact:
     """What a stage leaves for others."""
-    is_adapter = isinstance(stage, SftSpec) and isinstance(stage.tuner, LoraSpec)
+    is_adapter = not isinstance(stage, MergeSpec) and isinstance(stage.tuner, LoraSpec)
     return "adapter" if is_adapter else "model"
 
 
-def inputs(stage: SftSpec | MergeSpec) -> dict[str, str]:
-    """The stages whose artifacts a stage takes, by field."""
-    match = REFERENCE.match(stage.model)
-    return {"model": match["stage"]} if match else {}
+def inputs(stage: Stage) -> dict[str, str]:
+    """The stages whose artifacts a stage takes, by field, such as `rewards[0].model`."""
+    models = {"model": stage.model}
+    if isinstance(stage, GrpoSpec):
+        models |= {f"rewards[{i}].model": each.model or "" for i, each in enumerate(stage.rewards)}
+    matches = {field: REFERENCE.match(model) for field, model in models.items()}
+    return {field: match["stage"] for field, match in matches.items() if match}
 
 
 def edges(spec: JobSpec) -> Edges:
@@ -67,7 +70,8 @@ def _circle_problems(loaded: LoadedSpec) -> list[Problem]:
     for name in needs:
         circle = _circle_from(name, needs)
         if circle and not seen & set(circle):
-            field = "model" if circle[1] in inputs(loaded.spec.stages[name]).values() else "after"
+            takes = inputs(loaded.spec.stages[name]).items()
+            field = next((field for field, source in takes if source == circle[1]), "after")
             problems.append(
                 loaded.problem(
                     f"stages.{name}.{field}",
@@ -105,9 +109,7 @@ def _artifact_problems(loaded: LoadedSpec) -> list[Problem]:
     return problems
 
 
-def _misfit(
-    stage: SftSpec | MergeSpec, field: str, source: str, taken: set[str]
-) -> tuple[str, str]:
+def _misfit(stage: Stage, field: str, source: str, taken: set[str]) -> tuple[str, str]:
     if isinstance(stage, MergeSpec):
         return (
             f"nothing to merge: the stage '{source}' leaves a full model",
@@ -119,5 +121,5 @@ def _misfit(
         f"a full model is needed, and the stage '{source}' leaves an adapter",
         f"add a merge stage, and take its model:\n"
         f'    {merged}: {{kind: merge, model: "${{stages.{source}.model}}"}}\n'
-        f"    {field}: ${{stages.{merged}.model}}",
+        f"    {field.rpartition('.')[2]}: ${{stages.{merged}.model}}",
     )

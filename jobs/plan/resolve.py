@@ -12,23 +12,31 @@ from pydantic import TypeAdapter
 
 from jobs.errors import SpecError
 from jobs.load.loaded import LoadedSpec
-from jobs.plan.derive import resolved_sft
+from jobs.load.tree import split_dotted, value_at
+from jobs.plan.derive import resolved_grpo, resolved_sft
 from jobs.plan.graph import Artifact, edges, graph_problems, in_order, inputs, produces
 from jobs.spec import SCHEMA_VERSION
+from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage
-from jobs.spec.merge import MergeSpec
 from jobs.spec.sft import SftSpec
 
 _PLAN_VERSION = 1
 
 _NOT_IN_KEY = {"resources", "after", "hub_token", "checkpoint"}
-_TRAINING_NOT_IN_KEY = {
-    "logging_steps",
-    "eval_steps",
-    "per_device_eval_batch_size",
-    "gradient_checkpointing",
-}
-"""What only observes the training, or trades memory for time: the weights come out the same."""
+_NOT_IN_KEY_OF = {
+    "training": (
+        "logging_steps", "eval_steps", "per_device_eval_batch_size", "gradient_checkpointing",
+    ),
+    "rollout": (
+        "actors", "engine", "gpus_per_actor", "cpus_per_actor", "colocate", "kv_cache",
+        "gpu_memory_utilization", "max_num_seqs", "enforce_eager", "request_timeout_s",
+        "start_timeout_s", "sync_timeout_s", "max_actor_restarts", "canary_tolerance",
+    ),
+    "environment": ("timeout_s",),
+    "rewards": ("label", "timeout_s", "workers", "gpus_per_worker"),
+}  # fmt: skip
+"""What only observes a part of the stage, guards it, or says where it runs: the weights come out
+the same."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class StagePlan:
     """One stage, resolved."""
 
     name: str
-    spec: SftSpec | MergeSpec
+    spec: Stage
     """The stage as the user wrote it, with every derived value filled in."""
     needs: tuple[str, ...]
     """The stages that must end well first."""
@@ -147,19 +155,25 @@ def stage_key(
 
 
 def _key_fields(stage: StagePlan) -> dict[str, Any]:
+    fields = stage.spec.model_dump(mode="json", exclude=_NOT_IN_KEY)
+    for section, names in _NOT_IN_KEY_OF.items():
+        found = fields.get(section) or {}
+        for part in found if isinstance(found, list) else [found]:
+            for name in names:
+                part.pop(name, None)
     # Another stage's artifact counts by its digest: renaming that stage changes nothing.
-    fields = stage.spec.model_dump(mode="json", exclude=_NOT_IN_KEY | set(stage.inputs))
-    if "training" in fields:
-        fields["training"] = {
-            name: value
-            for name, value in fields["training"].items()
-            if name not in _TRAINING_NOT_IN_KEY
-        }
+    for field in stage.inputs:
+        path = split_dotted(field, fields)
+        value_at(fields, path[:-1]).pop(path[-1])
     return fields
 
 
-def _stage_plan(name: str, spec: SftSpec | MergeSpec, needs: tuple[str, ...]) -> StagePlan:
-    resolved = resolved_sft(spec) if isinstance(spec, SftSpec) else spec
+def _stage_plan(name: str, spec: Stage, needs: tuple[str, ...]) -> StagePlan:
+    resolved = spec
+    if isinstance(spec, SftSpec):
+        resolved = resolved_sft(spec)
+    elif isinstance(spec, GrpoSpec):
+        resolved = resolved_grpo(spec)
     return StagePlan(name, resolved, needs, inputs(spec), produces(spec))
 
 
@@ -174,7 +188,7 @@ def _stage_to_json(stage: StagePlan) -> dict[str, Any]:
 
 
 def _stage_from_json(content: dict[str, Any]) -> StagePlan:
-    spec = TypeAdapter[SftSpec | MergeSpec](Stage).validate_json(json.dumps(content["spec"]))
+    spec = TypeAdapter[Stage](Stage).validate_json(json.dumps(content["spec"]))
     return StagePlan(
         content["name"], spec, tuple(content["needs"]), content["inputs"], content["produces"]
     )

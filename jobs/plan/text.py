@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from jobs.plan.derive import accumulation_steps
 from jobs.plan.resolve import Plan, StagePlan
-from jobs.spec.sft import SftSpec
+from jobs.spec.algorithm import AlgorithmSpec
+from jobs.spec.dataset import PromptsSpec, SourceSpec
+from jobs.spec.grpo import GrpoSpec
+from jobs.spec.merge import MergeSpec
+from jobs.spec.rollout import RolloutSpec
 from jobs.spec.training import TrainingSpec
 
 _HEADER = ("stage", "kind", "model", "workers", "batch", "learning rate", "deepspeed", "leaves")
 _MAX_MODEL = 40
+_MAX_SOURCES = 3
 
 
 def plan_text(plan: Plan, actions: Mapping[str, str]) -> str:
-    """The plan as lines: the job, then one row to a stage in the order of running.
+    """The plan as lines: the job, one row to a stage in the order of running, and what rows lack.
 
     `actions` says by stage what running it would come to: `run`, `resume` or `cached`.
     """
@@ -25,7 +30,8 @@ def plan_text(plan: Plan, actions: Mapping[str, str]) -> str:
         for row in rows
     ]
     head = f"{plan.name}: {_chain(plan)}\nseed {plan.seed}, storage {plan.storage}\n"
-    return "\n".join((head, *lines))
+    more = [line for stage in plan.stages for line in _details(stage)]
+    return "\n".join((head, *lines, *more))
 
 
 def summary(plan: Plan) -> str:
@@ -45,13 +51,14 @@ def _chain(plan: Plan) -> str:
 def _row(stage: StagePlan) -> tuple[str, ...]:
     spec = stage.spec
     model = spec.model if len(spec.model) <= _MAX_MODEL else f"…{spec.model[-_MAX_MODEL:]}"
-    if not isinstance(spec, SftSpec):
+    if isinstance(spec, MergeSpec):
         return stage.name, spec.kind, model, "-", "-", "-", "-", stage.produces
     training, resources = spec.training, spec.resources
     device = "GPU" if resources.gpus_per_worker else "CPU"
     rows, passes = training.per_device_train_batch_size, accumulation_steps(training, resources)
+    unit = "completions" if isinstance(spec, GrpoSpec) else "rows"
     batch = (
-        f"{training.global_batch_size} rows = {rows} x {_count(passes, 'pass', 'passes')} x "
+        f"{training.global_batch_size} {unit} = {rows} x {_count(passes, 'pass', 'passes')} x "
         f"{_count(resources.workers, 'worker', 'workers')}"
     )
     rate = _rate(training)
@@ -73,3 +80,80 @@ def _count(number: int, one: str, many: str) -> str:
 
 def _rate(training: TrainingSpec) -> str:
     return f"{training.learning_rate:.3g} {training.lr_scheduler_type}"
+
+
+def _details(stage: StagePlan) -> Iterator[str]:
+    """What a stage that learns from completions does, in a line to each part of it."""
+    spec = stage.spec
+    if not isinstance(spec, GrpoSpec):
+        return
+    lines = {
+        "prompts": _prompts(spec.dataset),
+        "rewards": ", ".join(f"{reward.weight:g} x {reward.label}" for reward in spec.rewards),
+        "engines": _engines(spec.rollout),
+        "batch": _batch(spec),
+        "steps": _steps(spec.training),
+        "loss": _loss(spec.algorithm),
+    }
+    if spec.environment:
+        name = spec.environment.name or spec.environment.import_path
+        lines["environment"] = f"{name}, {_count(spec.environment.max_turns, 'turn', 'turns')}"
+    width = max(map(len, lines))
+    yield ""
+    yield f"{stage.name}:"
+    yield from (f"  {name.ljust(width)}  {text}" for name, text in lines.items())
+
+
+def _prompts(dataset: PromptsSpec) -> str:
+    names = [_source(source) for source in dataset.train_sources]
+    more = f" and {len(names) - _MAX_SOURCES} more" if len(names) > _MAX_SOURCES else ""
+    end = "are left out" if dataset.truncation_strategy == "delete" else "lose their beginning"
+    return (
+        f"{', '.join(names[:_MAX_SOURCES])}{more}; those of more than {dataset.max_length} tokens "
+        f"{end}"
+    )
+
+
+def _source(source: SourceSpec) -> str:
+    return f"{source.path}#{source.sample}" if source.sample else source.path
+
+
+def _engines(rollout: RolloutSpec) -> str:
+    if rollout.gpus_per_actor:
+        each = f" x {_count(rollout.gpus_per_actor, 'GPU', 'GPUs')}"
+    elif rollout.cpus_per_actor:
+        each = f" x {_count(rollout.cpus_per_actor, 'core', 'cores')}"
+    else:
+        each = " on CPUs"
+    place = ", on the workers' GPUs" if rollout.colocate else ""
+    behind = _count(rollout.max_staleness, "update", "updates")
+    return (
+        f"{rollout.actors}{each}{place}; {rollout.engine}, {rollout.torch_dtype}; "
+        f"{f'up to {behind} behind' if rollout.max_staleness else 'strictly on-policy'}"
+    )
+
+
+def _batch(spec: GrpoSpec) -> str:
+    steps = _count(spec.algorithm.steps_per_batch, "step", "steps")
+    return (
+        f"{_count(spec.prompts_per_generation, 'prompt', 'prompts')} x "
+        f"{spec.rollout.num_generations} completions of up to "
+        f"{spec.rollout.max_completion_length} tokens, for {steps}"
+    )
+
+
+def _steps(training: TrainingSpec) -> str:
+    if training.max_steps:
+        return str(training.max_steps)
+    epochs = training.num_train_epochs
+    return f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'} of the prompts"
+
+
+def _loss(algorithm: AlgorithmSpec) -> str:
+    part = "token" if algorithm.importance_sampling_level == "token" else "completion"
+    scaled = "unscaled" if algorithm.scaling == "none" else f"scaled by {algorithm.scaling}"
+    divergence = f"KL x {algorithm.beta:g}" if algorithm.beta else "no KL"
+    return (
+        f"{algorithm.loss_type}, a ratio for each {part}; advantages of "
+        f"{algorithm.advantage_estimator}, {scaled}; {divergence}"
+    )

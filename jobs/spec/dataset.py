@@ -39,18 +39,11 @@ Source = Annotated[str, Field(min_length=1)] | SourceSpec
 Sources = Annotated[tuple[Source, ...], Field(min_length=1)]
 
 
-class DatasetSpec(Spec):
-    """Training rows, validation rows, and the way from rows to tokens."""
+class RowsSpec(Spec):
+    """What all datasets have in common: where their rows are, and what is said around them."""
 
     train: Sources
     """The datasets to train on; their rows are shuffled together."""
-    validation: Annotated[float, Field(ge=0, lt=1)] | PositiveInt | Sources = 0.0
-    """A share of the training rows (0.02), a number of them (200), or datasets of its own. Rows
-    held out are never trained on."""
-    max_length: PositiveInt = 2048
-    """The most tokens that a row may have."""
-    truncation_strategy: Literal["delete", "left", "right"] = "delete"
-    """What becomes of a longer row: dropped, or cut at its left or right end."""
     system: str | None = None
     """The system message of rows that have none of their own; the chat template's when absent."""
     chat_template: str | None = None
@@ -69,6 +62,23 @@ class DatasetSpec(Spec):
         """The training datasets, each in its long form."""
         return _long_form(self.train)
 
+    @model_validator(mode="after")
+    def _train_sources_have_paths(self) -> RowsSpec:
+        _check_counts(self.train)
+        return self
+
+
+class DatasetSpec(RowsSpec):
+    """Training rows, validation rows, and the way from rows to tokens."""
+
+    validation: Annotated[float, Field(ge=0, lt=1)] | PositiveInt | Sources = 0.0
+    """A share of the training rows (0.02), a number of them (200), or datasets of its own. Rows
+    held out are never trained on."""
+    max_length: PositiveInt = 2048
+    """The most tokens that a row may have."""
+    truncation_strategy: Literal["delete", "left", "right"] = "delete"
+    """What becomes of a longer row: dropped, or cut at its left or right end."""
+
     @property
     def validation_sources(self) -> tuple[SourceSpec, ...]:
         """The validation datasets, each in its long form; none where rows are held out."""
@@ -80,13 +90,29 @@ class DatasetSpec(Spec):
         return 0 if isinstance(self.validation, tuple) else self.validation
 
     @model_validator(mode="after")
-    def _sources_have_paths(self) -> DatasetSpec:
-        held_out = self.validation if isinstance(self.validation, tuple) else ()
-        for source in (*self.train, *held_out):
-            match = _COUNT_SUFFIX.match(source) if isinstance(source, str) else None
-            if match and int(match["sample"]) == 0:
-                raise ValueError(f"{source!r} takes no rows; write a number above zero after the #")
+    def _validation_sources_have_paths(self) -> DatasetSpec:
+        _check_counts(self.validation if isinstance(self.validation, tuple) else ())
         return self
+
+
+class PromptsSpec(RowsSpec):
+    """Prompts to complete. All columns of a row reach the rewards.
+
+    A row's last turn of the assistant, or its response, is no part of the prompt: rewards get it as
+    `solution`, where the row has no such column.
+    """
+
+    max_length: PositiveInt = 1024
+    """The most tokens that a prompt may have."""
+    truncation_strategy: Literal["delete", "left"] = "left"
+    """What becomes of a longer prompt: dropped, or cut at its left end."""
+
+
+def _check_counts(sources: tuple[str | SourceSpec, ...]) -> None:
+    for source in sources:
+        match = _COUNT_SUFFIX.match(source) if isinstance(source, str) else None
+        if match and int(match["sample"]) == 0:
+            raise ValueError(f"{source!r} takes no rows; write a number above zero after the #")
 
 
 def _long_form(sources: tuple[str | SourceSpec, ...]) -> tuple[SourceSpec, ...]:

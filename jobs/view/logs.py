@@ -16,7 +16,7 @@ POLL_S = 0.5
 """Seconds from one look at the files to the next when following."""
 
 _CHUNK_BYTES = 1 << 20
-_WORKER_LOG = re.compile(r"worker_(\d+)\.log")
+_NUMBERED_LOG = re.compile(r"(worker|rollout)_(\d+)\.log")
 
 
 def print_logs(
@@ -105,9 +105,12 @@ def _open_new(
 def _files(attempt: AttemptLayout) -> Iterator[tuple[str, Path]]:
     if attempt.driver_log.is_file():
         yield "driver", attempt.driver_log
-    found = [_WORKER_LOG.fullmatch(path.name) for path in attempt.folder.glob("worker_*.log")]
-    for rank in sorted(int(match[1]) for match in found if match):
+    found = [_NUMBERED_LOG.fullmatch(path.name) for path in attempt.folder.glob("*_*.log")]
+    numbers = [(match[1], int(match[2])) for match in found if match]
+    for rank in sorted(number for role, number in numbers if role == "worker"):
         yield f"rank{rank}", attempt.worker_log(rank)
+    for index in sorted(number for role, number in numbers if role == "rollout"):
+        yield f"rollout{index}", attempt.rollout_log(index)
 
 
 def _check(status: RunStatus, stage: str | None, attempt: int | None) -> None:

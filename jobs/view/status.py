@@ -90,6 +90,8 @@ def describe(progress: Progress) -> str:
         parts.append(
             f"step {progress.step}" + (f"/{progress.max_steps}" * bool(progress.max_steps))
         )
+    if progress.reward is not None:
+        parts.append(f"reward {progress.reward:.4f}")
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
     if progress.tokens_per_second is not None:

@@ -1,4 +1,4 @@
-"""The bundled identity rows can teach a model its name: enough, varied, in two languages."""
+"""The bundled rows: identity, enough, varied, in two languages; and sums, all right."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 
-ROWS = Path(__file__).parents[2] / "workloads" / "data" / "self_cognition.jsonl"
+FOLDER = Path(__file__).parents[2] / "workloads" / "data"
 PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}")
 
 Row = dict[str, str]
 
 
+def _read(name: str) -> list[Row]:
+    return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
+
+
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+    return _read("self_cognition.jsonl")
 
 
 def test_every_row_has_the_same_three_filled_fields(rows: list[Row]) -> None:
@@ -52,3 +56,14 @@ def test_answers_name_the_model_and_most_its_author(rows: list[Row]) -> None:
     assert named["NAME"] >= 0.95 * len(rows)
     assert named["AUTHOR"] >= 0.5 * len(rows)
     assert [row for row in rows if PLACEHOLDER.search(row["query"])] == []
+
+
+def test_sums_are_right_and_asked_once_each_in_the_same_words() -> None:
+    sums = _read("arithmetic.jsonl")
+    asked = [re.fullmatch(r"What is (\d\d) \+ (\d\d)\? (.*)", row["query"]) for row in sums]
+
+    assert len({row["query"] for row in sums}) == len(sums) == 1000
+    assert {match[3] for match in asked if match} == {"Reply with the number only."}
+    for row, match in zip(sums, asked, strict=True):
+        assert match, row
+        assert row == {"query": row["query"], "solution": str(int(match[1]) + int(match[2]))}

@@ -36,7 +36,7 @@ def test_a_workload_can_be_checked_and_run(kind: str) -> None:
 def test_a_format_tells_and_reads_its_rows(name: str) -> None:
     found = load_format(name)
     assert isinstance(found.COLUMNS, str)
-    for method in ("matches", "messages"):
+    for method in ("matches", "messages", "asks", "prompt"):
         assert parameters(getattr(found, method)) == parameters(getattr(Format, method))[1:]
 
 

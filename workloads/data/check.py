@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from jobs.errors import Problem, SpecError, UserError
 from jobs.load.loaded import LoadedSpec
-from jobs.spec.dataset import DatasetSpec, SourceSpec
+from jobs.spec.dataset import DatasetSpec, RowsSpec, SourceSpec
 from workloads.check import Findings
 from workloads.data.conversation import RowReader, has_placeholder
 from workloads.data.formats import known_columns
@@ -20,6 +21,7 @@ from workloads.data.rows import (
     REPORTED_ROWS,
     BadRow,
     LeftOut,
+    Message,
     Record,
     UnknownFormat,
     bad_row_problems,
@@ -33,12 +35,19 @@ rest."""
 
 _ROWS_OF_LARGE = 10_000
 
+Judge = Callable[[RowReader, Mapping[str, Any]], list[Message]]
+"""Reads a row's columns as a stage does: into messages, or a BadRow."""
 
-def check_dataset(loaded: LoadedSpec, stage: str, dataset: DatasetSpec, findings: Findings) -> None:
+
+def check_dataset(
+    loaded: LoadedSpec, stage: str, dataset: RowsSpec, findings: Findings,
+    judge: Judge = RowReader.messages,
+) -> None:  # fmt: skip
     """Adds what is wrong with a dataset's sources, and digests of their content."""
+    validation = dataset.validation_sources if isinstance(dataset, DatasetSpec) else ()
     named = [
         *((f"train[{i}]", source) for i, source in enumerate(dataset.train_sources)),
-        *((f"validation[{i}]", source) for i, source in enumerate(dataset.validation_sources)),
+        *((f"validation[{i}]", source) for i, source in enumerate(validation)),
     ]
     rows: dict[str, int | None] = {}
     for path, source in named:
@@ -46,7 +55,7 @@ def check_dataset(loaded: LoadedSpec, stage: str, dataset: DatasetSpec, findings
         try:
             files = find_files(source.path, loaded.base_folders)
             findings.digests[f"dataset.{path}"] = _digest(files)
-            rows[path] = _check_rows(loaded, place, dataset, source, files, findings)
+            rows[path] = _check_rows(loaded, place, dataset, source, files, findings, judge)
         except SpecError as error:
             findings.problems += error.problems
         except UserError as error:
@@ -54,7 +63,7 @@ def check_dataset(loaded: LoadedSpec, stage: str, dataset: DatasetSpec, findings
         except OSError as error:
             message = f"{error.filename or source.path} can't be read: {error.strerror}"
             findings.problems.append(loaded.problem(place, message, "check its permissions"))
-    if len(rows) == len(named):
+    if len(rows) == len(named) and isinstance(dataset, DatasetSpec):
         findings.problems += _held_out_problems(loaded, stage, dataset, list(rows.values()))
     if dataset.chat_template:
         findings.problems += _template_problems(loaded, stage, dataset.chat_template, findings)
@@ -130,8 +139,8 @@ def _digest(files: Iterable[str]) -> str:
 
 
 def _check_rows(
-    loaded: LoadedSpec, place: str, dataset: DatasetSpec, source: SourceSpec, files: list[str],
-    findings: Findings,
+    loaded: LoadedSpec, place: str, dataset: RowsSpec, source: SourceSpec, files: list[str],
+    findings: Findings, judge: Judge,
 ) -> int | None:  # fmt: skip
     """Looks at the rows. Returns how many there are, where all were looked at."""
     reader = RowReader.of(dataset, source)
@@ -144,7 +153,7 @@ def _check_rows(
         rows += 1
         columns.update(record.columns)
         try:
-            unfilled = has_placeholder(reader.messages(record.columns)) or unfilled
+            unfilled = has_placeholder(judge(reader, record.columns)) or unfilled
         except BadRow as error:
             bad += 1
             unknown += isinstance(error, UnknownFormat)

@@ -1,4 +1,4 @@
-"""From a record to the conversation that the model is trained on."""
+"""From a record to the conversation that the model is trained on, or to a prompt for it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from jobs.spec.dataset import DatasetSpec, SourceSpec
-from workloads.data.formats import detect, load_format
+from jobs.spec.dataset import RowsSpec, SourceSpec
+from workloads.data.formats import detect, detect_prompt, load_format
 from workloads.data.rows import BadRow, Message, UnknownFormat
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(name|author)\s*\}\}", re.IGNORECASE)
@@ -28,7 +28,7 @@ class RowReader:
     """What fills `{{NAME}}` and `{{AUTHOR}}`: a text, or two as (Chinese, English)."""
 
     @classmethod
-    def of(cls, dataset: DatasetSpec, source: SourceSpec) -> RowReader:
+    def of(cls, dataset: RowsSpec, source: SourceSpec) -> RowReader:
         """The reader for one source of a dataset."""
         names = {"name": dataset.model_name, "author": dataset.model_author}
         filled = {key: value for key, value in names.items() if value is not None}
@@ -40,25 +40,43 @@ class RowReader:
         Raises:
             BadRow: if the row can't be read as its format, or the assistant never speaks.
         """
-        renamed = self._renamed(columns)
-        name = self.format or detect(renamed)
-        if name is None:
-            listed = ", ".join(map(str, islice(columns, _LISTED_COLUMNS))) or "none"
-            raise UnknownFormat(f"its columns ({listed}) are of no known format")
-        messages = load_format(name).messages(renamed)
+        renamed = self.renamed(columns)
+        messages = load_format(self.format or _known(detect(renamed), columns)).messages(renamed)
         while messages and messages[-1]["role"] != "assistant":
             messages.pop()
         if not messages:
             raise BadRow("no turn of the assistant to learn from")
-        if self.system and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self.system})
-        _check(messages)
-        return self._fill(messages, renamed) if self.names else messages
+        return self._completed(messages, renamed)
 
-    def _renamed(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+    def prompt(self, columns: Mapping[str, Any]) -> tuple[list[Message], str | None]:
+        """The row as a conversation up to the model's turn, and the answer that it holds, if any.
+
+        Raises:
+            BadRow: if the row can't be read as its format, or the user never speaks.
+        """
+        renamed = self.renamed(columns)
+        name = self.format or _known(detect_prompt(renamed), columns)
+        messages = load_format(name).prompt(renamed)
+        if not any(message["role"] == "user" for message in messages):
+            raise BadRow("no turn of the user to answer")
+        messages, answer = self._completed(messages, renamed), None
+        while messages[-1]["role"] == "assistant":
+            answer = answer or messages[-1]["content"]
+            messages.pop()
+        return messages, answer
+
+    def renamed(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """The row's columns by the names that the spec gives them."""
         # A column that the spec renames wins over one that bears the name already.
         kept = {name: value for name, value in columns.items() if name not in self.columns}
         return kept | {new: columns[name] for name, new in self.columns.items() if name in columns}
+
+    def _completed(self, messages: list[Message], columns: Mapping[str, Any]) -> list[Message]:
+        """The conversation with its system message, and with names filled in."""
+        if self.system and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.system}, *messages]
+        _check(messages)
+        return self._fill(messages, columns) if self.names else messages
 
     def _fill(self, messages: list[Message], columns: Mapping[str, Any]) -> list[Message]:
         tag = columns.get("lang") or columns.get("tag")
@@ -75,6 +93,13 @@ class RowReader:
         ]
 
 
+def _known(name: str | None, columns: Mapping[str, Any]) -> str:
+    if name is None:
+        listed = ", ".join(map(str, islice(columns, _LISTED_COLUMNS))) or "none"
+        raise UnknownFormat(f"its columns ({listed}) are of no known format")
+    return name
+
+
 def _check(messages: list[Message]) -> None:
     if messages[0]["role"] == "assistant":
         raise BadRow("the assistant speaks first, so there is no prompt that it answers")
@@ -84,6 +109,13 @@ def _check(messages: list[Message]) -> None:
         except UnicodeEncodeError as error:
             half = ord(message["content"][error.start])
             raise BadRow(f"its text holds U+{half:04X}, half of a character") from error
+
+
+def with_solution(columns: Mapping[str, Any], answer: str | None) -> dict[str, Any]:
+    """The columns with a `solution`: the row's own one, or else its answer, or else None."""
+    own = columns.get("solution")
+    has_own = own is not None and str(own).strip()
+    return {**columns, "solution": own if has_own else answer}
 
 
 def has_placeholder(messages: list[Message]) -> bool:

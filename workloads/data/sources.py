@@ -13,7 +13,7 @@ from jobs.errors import UserError
 from workloads.data.readers import READERS, reader_for
 from workloads.data.rows import Chunk
 
-BUNDLED = {"self-cognition": "self_cognition.jsonl"}
+BUNDLED = {"arithmetic": "arithmetic.jsonl", "self-cognition": "self_cognition.jsonl"}
 """Datasets that come with the package, by name."""
 
 _KINDS = ", ".join(READERS)

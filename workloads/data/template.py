@@ -98,6 +98,23 @@ def tokenize(
     ]
 
 
+def tokenize_prompts(
+    tokenizer: PreTrainedTokenizerFast, conversations: Sequence[list[Message]]
+) -> list[list[int] | BadRow]:
+    """The ids of each conversation with what asks for the model's turn, or why it has none."""
+    rendered = [_try_prompt(tokenizer, messages) for messages in conversations]
+    texts = [item for item in rendered if isinstance(item, str)]
+    ids = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
+    return [item if isinstance(item, BadRow) else next(ids) for item in rendered]
+
+
+def _try_prompt(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> str | BadRow:
+    try:
+        return _apply(tokenizer, messages, prompt=True)
+    except TemplateError as error:
+        return BadRow(f"the chat template refuses it: {error}")
+
+
 def _try_render(
     tokenizer: PreTrainedTokenizerFast, messages: list[Message]
 ) -> tuple[str, list[tuple[int, int]]] | BadRow:

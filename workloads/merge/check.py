@@ -16,7 +16,7 @@ from workloads.models.resolve import ADAPTER_CONFIG, adapter_base, read_json, re
 def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
     """The adapter must be one, and its base model must be there."""
     findings = Findings()
-    source = check_model(loaded, stage, findings)
+    source = check_model(loaded, stage, findings, "model", stage.spec.model)
     if source is None:
         return findings
     if not source.is_adapter:

@@ -14,23 +14,46 @@ from workloads.models.resolve import ModelSource, resolve_model
 _PERMISSIONS = "check its permissions"
 
 
-def check_model(loaded: LoadedSpec, stage: StagePlan, findings: Findings) -> ModelSource | None:
-    """Resolves the stage's `model` unless another stage makes it; what is wrong is added."""
-    if "model" in stage.inputs:
+def check_model(
+    loaded: LoadedSpec, stage: StagePlan, findings: Findings, field: str, model: str
+) -> ModelSource | None:
+    """Resolves a model that the stage takes unless another stage makes it.
+
+    What is wrong with it is added to the findings, and its digest. `field` names it in the stage,
+    such as `model` or `rewards[0].model`.
+    """
+    if field in stage.inputs:
         return None
     try:
-        source = resolve_model(stage.spec.model, loaded.base_folders)
+        source = resolve_model(model, loaded.base_folders)
         check_weights(source)
-        findings.digests["model"] = source.digest()
+        findings.digests[field] = source.digest()
     except UserError as error:
-        if stage.spec.model in loaded.spec.stages:
-            reference = f"${{stages.{stage.spec.model}.model}}"
+        if model in loaded.spec.stages:
+            reference = f"${{stages.{model}.model}}"
             error = UserError(error.message, f"for the model of that stage, write {reference}")
-        findings.problems += located(loaded, stage, "model", error)
+        findings.problems += located(loaded, stage, field, error)
         return None
     except OSError as error:
         unreadable = UserError(f"{error.filename!r} can't be read: {error.strerror}", _PERMISSIONS)
-        findings.problems += located(loaded, stage, "model", unreadable)
+        findings.problems += located(loaded, stage, field, unreadable)
+        return None
+    return source
+
+
+def check_full_model(
+    loaded: LoadedSpec, stage: StagePlan, findings: Findings, field: str, model: str
+) -> ModelSource | None:
+    """As `check_model`, where an adapter will not do."""
+    source = check_model(loaded, stage, findings, field, model)
+    if source and source.is_adapter:
+        findings.problems.append(
+            loaded.problem(
+                f"stages.{stage.name}.{field}",
+                f"{model!r} is an adapter, and a full model is needed",
+                f"add a stage and use its model: merge: {{kind: merge, model: {model}}}",
+            )
+        )
         return None
     return source
 

@@ -46,11 +46,13 @@ def save(
     folder: Path,
     owner: Owner,
     state: Mapping[str, Any],
-    extra: Mapping[str, str],
+    texts: Mapping[str, str],
+    weights_beside: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
     """Writes and commits a checkpoint. Collective; returns when it is committed.
 
-    `state` is JSON with at least `global_step`; `extra` are further text files by name.
+    `state` is JSON with at least `global_step`; `texts` and `weights_beside` are further files by
+    name, which the first worker writes.
     """
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     if rank == 0:
@@ -70,8 +72,10 @@ def save(
         save_model(engine.module, weights, tokenizer, folder)
         whole = {**state, "world_size": world_size, "loss_scale": loss_scale(engine)}
         (folder / STATE_FILE).write_text(json.dumps(whole))
-        for name, text in extra.items():
+        for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
+        for name, content in weights_beside.items():
+            save_file(dict(content), folder / name)
     torch.distributed.barrier()
     if rank == 0:
         meta = {"type": "checkpoint", "step": state["global_step"], "world_size": world_size}

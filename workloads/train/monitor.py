@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,20 +63,29 @@ class Monitor:
         return self.elapsed_before_s + time.monotonic() - self._started
 
     def record(self, step: int, window: Window, rate: float, grad_norm: float) -> None:
-        """Adds a record of training after `step` steps."""
-        self._add(
+        """Adds a record of supervised training after `step` steps."""
+        self.log(
+            step,
             {
                 "loss": window.loss / max(window.learned, 1),
                 "grad_norm": grad_norm,
                 "learning_rate": rate,
                 "token_acc": window.correct / max(window.learned, 1),
+                "tokens_per_second": round(window.tokens / window.seconds, 2),
+            },
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a record of training after `step` steps."""
+        self._add(
+            {
+                **values,
                 "epoch": round(step / self.steps_per_epoch, 4),
                 "global_step": step,
                 "max_steps": self.max_steps,
                 "elapsed_time": round(self.elapsed_s, 3),
                 "remaining_time": round(self._remaining_s(step), 3),
                 "memory_gib": round(memory_gib(), 3),
-                "tokens_per_second": round(window.tokens / window.seconds, 2),
             }
         )
 
@@ -90,8 +100,9 @@ class Monitor:
             return
         self._reported = time.monotonic()
         last = self.history[-1] if self.history else {}
-        seen = {key: last.get(key) for key in ("loss", "tokens_per_second", "epoch")}
-        values = {"phase": "training", "remaining_s": self._remaining_s(step), **seen, **changes}
+        seen = {key: last.get(key) for key in ("loss", "reward", "tokens_per_second", "epoch")}
+        remaining = self._remaining_s(step) if step > self.first_step else None
+        values = {"phase": "training", "remaining_s": remaining, **seen, **changes}
         now = timestamp(utc_now())
         write_progress(
             self.layout.progress_json,

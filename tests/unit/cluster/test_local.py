@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ class FakeRay(ModuleType):
         super().__init__("ray")
         self.exceptions = ModuleType("ray.exceptions")
         self.exceptions.RayError = type("RayError", (Exception,), {})  # type: ignore[attr-defined]
+        self._private = SimpleNamespace(worker=SimpleNamespace())
         self.started: list[dict[str, Any]] = []
         self.ended = 0
         self.refusal: Exception | None = None

@@ -1,4 +1,4 @@
-"""Row layouts. A new one is a module with `COLUMNS`, `matches` and `messages`, and a line here."""
+"""Row layouts. A new one is a module with what `Format` names, and a line here."""
 
 from __future__ import annotations
 
@@ -33,6 +33,16 @@ class Format(Protocol):
             BadRow: if a column is missing, empty or of another type.
         """
 
+    def asks(self, columns: Mapping[str, Any]) -> bool:
+        """Whether a row with these columns is of this format, but for an answer it may lack."""
+
+    def prompt(self, columns: Mapping[str, Any]) -> list[Message]:
+        """The row as a conversation that ends with the answer, where there is one.
+
+        Raises:
+            BadRow: if a column other than the answer's is missing, empty or of another type.
+        """
+
 
 def load_format(name: str) -> Format:
     """A format by name, one of `FORMATS`."""
@@ -42,6 +52,11 @@ def load_format(name: str) -> Format:
 def detect(columns: Mapping[str, Any]) -> str | None:
     """The name of the first format that a row's columns match."""
     return next((name for name in FORMATS if load_format(name).matches(columns)), None)
+
+
+def detect_prompt(columns: Mapping[str, Any]) -> str | None:
+    """The name of the first format that a row's columns match, but for an answer it may lack."""
+    return next((name for name in FORMATS if load_format(name).asks(columns)), None)
 
 
 def known_columns() -> str:

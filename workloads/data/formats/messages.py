@@ -21,3 +21,6 @@ def matches(columns: Mapping[str, Any]) -> bool:
 def messages(columns: Mapping[str, Any]) -> list[Message]:
     """The row as a conversation."""
     return listed(columns, "messages", "role", "content", _ROLES)
+
+
+asks, prompt = matches, messages

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from workloads.data.formats.text import conversation, optional_text, text
+from workloads.data.formats.text import answer, conversation, optional_text, text
 from workloads.data.rows import BadRow, Message
 
 COLUMNS = "query, response"
@@ -31,8 +31,25 @@ def messages(columns: Mapping[str, Any]) -> list[Message]:
     if not query or not response:
         missing = "query" if not query else "response"
         raise BadRow(f"column {missing!r} is missing; the row has {', '.join(columns) or 'none'}")
-    turn = (text(columns, query), text(columns, response))
-    return conversation(optional_text(columns, "system"), columns.get("history"), [turn])
+    return [*_question(columns, query), {"role": "assistant", "content": text(columns, response)}]
+
+
+def asks(columns: Mapping[str, Any]) -> bool:
+    """Whether the row has a column for the query."""
+    return _first(columns, _QUERY) is not None
+
+
+def prompt(columns: Mapping[str, Any]) -> list[Message]:
+    """The row as a conversation that ends with the response, where there is one."""
+    query, response = _first(columns, _QUERY), _first(columns, _RESPONSE)
+    if not query:
+        raise BadRow(f"column 'query' is missing; the row has {', '.join(columns) or 'none'}")
+    return [*_question(columns, query), *answer(columns.get(response or ""))]
+
+
+def _question(columns: Mapping[str, Any], query: str) -> list[Message]:
+    system = optional_text(columns, "system")
+    return conversation(system, columns.get("history"), text(columns, query))
 
 
 def _first(columns: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

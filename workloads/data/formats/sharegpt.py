@@ -38,3 +38,6 @@ def messages(columns: Mapping[str, Any]) -> list[Message]:
     if system and turns[0]["role"] != "system":
         return [{"role": "system", "content": system}, *turns]
     return turns
+
+
+asks, prompt = matches, messages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from workloads.data.rows import BadRow, Message
@@ -26,13 +26,22 @@ def optional_text(columns: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def conversation(system: str, history: object, turns: Sequence[tuple[str, str]]) -> list[Message]:
-    """Messages from an optional system text, earlier turns (pairs of texts) and the last ones."""
+def conversation(system: str, history: object, query: str) -> list[Message]:
+    """Messages up to a query: an optional system text and earlier turns (pairs of texts) first."""
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    for query, response in (*_pairs(history), *turns):
-        messages.append({"role": "user", "content": query})
+    for earlier, response in _pairs(history):
+        messages.append({"role": "user", "content": earlier})
         messages.append({"role": "assistant", "content": response})
-    return messages
+    return [*messages, {"role": "user", "content": query}]
+
+
+def answer(value: object) -> list[Message]:
+    """The turn that answers: a text or a number. None where the value is neither, or is empty."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        return []
+    return [{"role": "assistant", "content": value}]
 
 
 def _pairs(history: object) -> list[tuple[str, str]]:

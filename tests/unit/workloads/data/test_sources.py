@@ -37,9 +37,10 @@ def test_a_home_folder_is_filled_in(
     assert find_files("~/c.csv", folders[:1]) == [f"{folders[1]}/c.csv"]
 
 
-def test_the_bundled_dataset_is_there() -> None:
-    (chunk,) = chunk_files(find_files("self-cognition", ()))
-    assert chunk.rows > 50
+@pytest.mark.parametrize(("name", "rows"), [("self-cognition", 104), ("arithmetic", 1000)])
+def test_the_bundled_datasets_are_there(name: str, rows: int) -> None:
+    (chunk,) = chunk_files(find_files(name, ()))
+    assert chunk.rows == rows
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from workloads.data.rows import BadRow, Message, Role
-from workloads.data.template import Tokenized, render, shorten, tokenize
+from workloads.data.template import Tokenized, render, shorten, tokenize, tokenize_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -149,3 +149,26 @@ def test_a_first_token_is_never_learned() -> None:
 def test_a_row_with_nothing_left_to_learn_is_dropped() -> None:
     assert shorten(ROW, 2, "right") is None
     assert shorten(Tokenized([1, 2], [False, False]), 9, "delete") is None
+
+
+def test_a_prompt_asks_for_the_model_s_turn(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    (ids,) = tokenize_prompts(tiny_tokenizer, [_messages("a", "b", "c")])
+    text = tiny_tokenizer.decode(ids)
+    assert text.endswith("<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n")
+    (whole,) = tokenize(tiny_tokenizer, [_messages("a", "b", "c", "d")])
+    assert isinstance(whole, Tokenized)
+    assert whole.input_ids[: len(ids)] == ids
+
+
+def test_a_prompt_that_the_template_refuses_is_bad_and_others_are_not(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tiny_tokenizer.chat_template = NO_SYSTEM
+    refused = _messages("a", system="s")
+    first, second, third = tokenize_prompts(
+        tiny_tokenizer, [_messages("a"), refused, _messages("b")]
+    )
+    assert isinstance(second, BadRow)
+    assert "no system here" in str(second)
+    assert [tiny_tokenizer.decode(ids) for ids in (first, third)] == ["[a]", "[b]"]
+    assert len(tokenize_prompts(tiny_tokenizer, [refused])) == 1

@@ -3,7 +3,7 @@
 import pytest
 from ray.exceptions import RayActorError
 
-from workloads.train.run import first_failure
+from workloads.train.stage import first_failure
 
 OWN = ValueError("the loss is no number")
 LOST_PEER = RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4000")

@@ -1,0 +1,1 @@
+"""Reinforcement learning: engines write completions, rewards score them, workers train."""

@@ -1,0 +1,300 @@
+"""The pool of engines: who is well, who gets the next request, who is replaced.
+
+    RESTARTING --started--> STALE --weights--> HEALTHY --no answer--> SUSPECT --ping--> HEALTHY
+         ^                    |                   |                      |
+         +------------------ DEAD <---------------+----------------------+
+
+A member serves only while it is HEALTHY: with a completed weight update, and that of the newest
+version. What a dead member owed is asked again of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import count
+from typing import Any, Protocol
+
+from jobs.errors import RaysmithError
+from workloads.grpo.engines import Generation, Request
+from workloads.grpo.rollout import DataFailure
+
+_PING_S = 10.0
+_TRIES_AT_DEADLINE = 3
+
+log = logging.getLogger(__name__)
+
+
+class Health(StrEnum):
+    """How a member is."""
+
+    RESTARTING = "restarting"
+    """Its process or its engine is starting."""
+    STALE = "stale"
+    """It is up, without the newest weights."""
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    """It missed a deadline, and is being asked whether it lives."""
+    DEAD = "dead"
+
+
+class Handle(Protocol):
+    """An actor as the fleet uses it; each call can be awaited."""
+
+    start: Any
+    ping: Any
+    generate: Any
+    score: Any
+    call: Any
+    load_adapter: Any
+
+
+@dataclass
+class Member:
+    """One place in the pool, whoever fills it."""
+
+    index: int
+    health: Health = Health.RESTARTING
+    handle: Any = None
+    incarnation: int = 0
+    """How many actors have filled this place."""
+    version: int = -1
+    """Of its weights; -1 before the first update."""
+    load: int = 0
+    """Requests that it owes."""
+    died_at: float | None = None
+
+
+class Lost(Exception):
+    """An actor did not answer: it is dead, or as good as dead."""
+
+
+@dataclass
+class Fleet:
+    """The members, and the one place where requests are handed to them.
+
+    `spawn` makes an actor for a place; `kill` ends one for good. Both are Ray's in
+    production. `lost` are the errors that say that an actor died.
+    """
+
+    size: int
+    spawn: Callable[[int], Handle]
+    kill: Callable[[Any], None]
+    lost: tuple[type[BaseException], ...]
+    request_timeout_s: float
+    start_timeout_s: float
+    max_restarts: int
+    event: Callable[..., None]
+    members: list[Member] = field(default_factory=list)
+    restarts: int = 0
+    recoveries_s: list[float] = field(default_factory=list)
+    """Seconds from each death to the replacement's first complete weights."""
+    redispatched: int = 0
+    failure: BaseException | None = None
+    """Why the fleet gave up."""
+
+    def __post_init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._silent: tuple[type[BaseException], ...] = (TimeoutError, *self.lost)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Starts every member; returns at once."""
+        self.members = [Member(index) for index in range(self.size)]
+        for member in self.members:
+            self._spawn(member)
+
+    def up(self) -> list[Member]:
+        """Members that can take weights."""
+        return [m for m in self.members if m.health in (Health.STALE, Health.HEALTHY)]
+
+    async def wait_until_up(self, *, everyone: bool) -> None:
+        """Waits for one member that can take weights, or for all of them.
+
+        Raises:
+            RaysmithError: if the fleet has given up.
+        """
+
+        def ready() -> bool:
+            return len(self.up()) >= (self.size if everyone else 1)
+
+        await self._wait(ready)
+
+    async def wait_for_change(self, condition: Callable[[], bool]) -> None:
+        """Waits until a condition on the members holds. Raises as `wait_until_up`."""
+        await self._wait(condition)
+
+    async def generate(
+        self, request: Request, preferred: int | None
+    ) -> tuple[Generation | DataFailure, int]:
+        """One completion, by whichever member gets to it, and that member's index.
+
+        Raises:
+            RaysmithError: if the fleet has given up.
+        """
+        late: list[int] = []
+        for attempt in count():
+            member = await self._choose(preferred, late)
+            # An engine may still be at the last try, and knows requests by their ids.
+            asked = replace(request, request_id=f"{request.request_id}#{attempt}")
+            try:
+                call = member.handle.generate.remote(asked)
+                return await self._ask(member, call, self.request_timeout_s), member.index
+            except TimeoutError:
+                late.append(member.index)
+                await self._suspect(member)
+                if len(late) == _TRIES_AT_DEADLINE:
+                    seconds = f"{self.request_timeout_s:g} s"
+                    return DataFailure(f"no completion within {seconds}, {len(late)} times"), -1
+            except Lost as error:
+                self.bury(member, str(error))
+            self.redispatched += 1
+            preferred = None
+        raise AssertionError("the tries do not end")
+
+    async def _ask(self, member: Member, call: Any, timeout_s: float) -> Any:
+        incarnation = member.incarnation
+        member.load += 1
+        try:
+            return await asyncio.wait_for(_awaited(call), timeout_s)
+        except self.lost as error:
+            raise Lost(f"{type(error).__name__}") from error
+        finally:
+            if member.incarnation == incarnation:
+                member.load -= 1
+
+    async def _choose(self, preferred: int | None, late: Sequence[int]) -> Member:
+        """The preferred member, or the one that owes least and did not miss the deadline."""
+
+        def healthy() -> list[Member]:
+            return [m for m in self.members if m.health is Health.HEALTHY]
+
+        await self._wait(lambda: bool(healthy()))
+        members = healthy()
+        for member in members:
+            if member.index == preferred:
+                return member
+        return min(members, key=lambda m: (m.index in late, m.load, m.index))
+
+    async def _suspect(self, member: Member) -> None:
+        """Asks a member that missed a deadline whether it lives."""
+        if member.health is not Health.HEALTHY:
+            return
+        member.health = Health.SUSPECT
+        try:
+            await asyncio.wait_for(_awaited(member.handle.ping.remote()), _PING_S)
+        except self._silent:
+            self.bury(member, f"it missed a deadline, and then a ping of {_PING_S:g} s")
+        else:
+            member.health = Health.HEALTHY
+            await self._notify()
+
+    def bury(self, member: Member, reason: str) -> None:
+        """Ends a member for good, and starts another in its place, within bounds."""
+        if member.health in (Health.DEAD, Health.RESTARTING):
+            return
+        self._died(member, reason)
+
+    def _died(self, member: Member, reason: str) -> None:
+        member.health, member.load = Health.DEAD, 0
+        member.died_at = member.died_at or time.monotonic()
+        self.kill(member.handle)
+        self.event("rollout_actor_died", actor=member.index, reason=reason)
+        log.warning("rollout actor %d died: %s", member.index, reason)
+        if self.restarts >= self.max_restarts:
+            self._give_up(
+                RaysmithError(
+                    f"rollout actors died {self.restarts + 1} times, the last one ({member.index}) "
+                    f"because {reason}",
+                    "see the actors' logs beside the attempt's; raise rollout.max_actor_restarts "
+                    "if the machines are at fault",
+                )
+            )
+        else:
+            self.restarts += 1
+            self._spawn(member)
+        self._run(self._notify())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _spawn(self, member: Member) -> None:
+        member.health, member.version = Health.RESTARTING, -1
+        member.incarnation += 1
+        member.handle = self.spawn(member.index)
+        self._run(self._bring_up(member, member.incarnation))
+
+    async def _bring_up(self, member: Member, incarnation: int) -> None:
+        started = time.monotonic()
+        try:
+            pid = await asyncio.wait_for(
+                _awaited(member.handle.start.remote()), self.start_timeout_s
+            )
+        except TimeoutError:
+            self._died(member, f"it did not start within {self.start_timeout_s:g} s")
+        except self.lost as error:
+            self._died(member, f"it ended while it started ({type(error).__name__})")
+        except Exception as error:  # noqa: BLE001 - an engine that can't start is the run's failure
+            self._give_up(error)
+        else:
+            if member.incarnation == incarnation:
+                member.health = Health.STALE
+                seconds = round(time.monotonic() - started, 3)
+                self.event("rollout_actor_up", actor=member.index, pid=pid, seconds=seconds)
+        await self._notify()
+
+    def _give_up(self, error: BaseException) -> None:
+        self.failure = self.failure or error
+
+    async def weights_updated(self, indices: Sequence[int], version: int) -> None:
+        """Records that these members have all weights of a version; all others up are stale."""
+        for member in self.up():
+            if member.index in indices:
+                member.health, member.version = Health.HEALTHY, version
+                if member.died_at is not None:
+                    seconds = round(time.monotonic() - member.died_at, 3)
+                    member.died_at = None
+                    self.recoveries_s.append(seconds)
+                    self.event("rollout_actor_recovered", actor=member.index, seconds=seconds)
+            elif member.version != version:
+                member.health = Health.STALE
+        await self._notify()
+
+    async def check(self, indices: Sequence[int]) -> None:
+        """After a failed update: buries members that don't answer, and marks the others stale."""
+        for member in self.members:
+            if member.index not in indices or member not in self.up():
+                continue
+            member.health = Health.STALE
+            try:
+                await asyncio.wait_for(_awaited(member.handle.ping.remote()), _PING_S)
+            except self._silent as error:
+                self.bury(member, f"no answer after a weight update ({type(error).__name__})")
+        await self._notify()
+
+    async def _wait(self, condition: Callable[[], bool]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.failure is not None or condition())
+        if self.failure is not None:
+            raise self.failure
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Ends all members."""
+        for task in self._tasks:
+            task.cancel()
+        for member in self.members:
+            self.kill(member.handle)
+
+
+async def _awaited(call: Any) -> Any:
+    return await call

@@ -1,0 +1,178 @@
+"""What every training stage does in the driver: find its inputs, place workers, keep the artifact.
+
+Ray Train places and watches the workers. It does not restart them: the controller does, with a new
+attempt, once it knows what kind of failure it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+from jobs.errors import RaysmithError
+from jobs.observed import write_phase
+from jobs.spec.grpo import GrpoSpec
+from jobs.spec.sft import SftSpec
+from storage.commit import Newest, begin, commit, newest_committed, read_committed
+from workloads.context import StageContext
+from workloads.failures import LOST_CONNECTION, root
+from workloads.models.resolve import ModelSource, resolve_model
+from workloads.train.environment import worker_environment
+from workloads.train.setup import TrainTask
+
+_ONLY_IN_CHECKPOINTS = ("optimizer-", "rng-", "trainer_state", "reference.", "_")
+"""Beginnings of file names that an artifact leaves out."""
+
+TrainSpec = TypeVar("TrainSpec", SftSpec, GrpoSpec)
+
+
+@dataclass(frozen=True)
+class StartModel:
+    """The model that a stage starts from."""
+
+    source: ModelSource
+    folder: str
+    """Where it is on this machine."""
+
+
+def start_model(context: StageContext, spec: SftSpec | GrpoSpec) -> StartModel:
+    """Finds the stage's model and brings it here."""
+    import ray
+
+    # Takes seconds, which the driver would otherwise spend waiting for the data.
+    Thread(target=import_module, args=("ray.train.torch",), daemon=True).start()
+    source = context.inputs.get("model")
+    model = (
+        ModelSource("folder", str(source))
+        if source
+        else resolve_model(spec.model, context.base_folders)
+    )
+    write_phase(context.attempt.progress_json, "fetching the model")
+    folder: str = ray.get(ray.remote(localized).remote(model, spec.hub_token))
+    return StartModel(model, folder)
+
+
+def with_template_found(spec: TrainSpec, base_folders: Sequence[str]) -> TrainSpec:
+    """The spec with the path of its chat template, if it has one, made absolute."""
+    if not spec.dataset.chat_template:
+        return spec
+    paths = [Path(base, spec.dataset.chat_template) for base in base_folders]
+    found = next((path for path in paths if path.is_file()), paths[0])
+    dataset = spec.dataset.model_copy(update={"chat_template": str(found.resolve())})
+    return spec.model_copy(update={"dataset": dataset})
+
+
+def localized(model: ModelSource, hub_token: str | None) -> str:
+    """The model's folder. For a task, where the model's libraries are imported."""
+    from workloads.models.local import localize
+
+    return localize(model, hub_token)
+
+
+def newest_checkpoint(context: StageContext) -> Newest | None:
+    """The checkpoint to go on from, told to the person who watches."""
+    newest = newest_committed(context.layout.checkpoints(), verify="digests")
+    if newest:
+        for reason in newest.skipped:
+            context.note(f"checkpoint passed over: {reason}")
+        context.note(f"going on from step {newest.manifest.meta['step']}")
+        context.event("resumed", step=newest.manifest.meta["step"], skipped=newest.skipped)
+    return newest
+
+
+def fit(
+    context: StageContext,
+    worker: Callable[[dict[str, Any]], dict[str, Any]],
+    task: TrainTask,
+    datasets: Callable[[], Mapping[str, Any]] = dict,
+    gpu_share: float = 1.0,
+) -> dict[str, Any]:
+    """Runs `worker` on the stage's workers. Returns what the first of them returned.
+
+    Raises:
+        RaysmithError: if a worker failed; the cause is the worker's error.
+    """
+    from ray.data import ExecutionOptions
+    from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources, gpu = task.spec.resources, task.spec.resources.gpus_per_worker > 0
+    scratch = context.attempt.folder / "ray_train"
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": task.threads, **({"GPU": gpu_share} if gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=f"{context.owner.run_id}-{context.stage.name}-{context.owner.attempt}",
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=0),
+            worker_runtime_env={"env_vars": worker_environment(task.threads, gpu=gpu)},
+        ),
+        datasets=dict(datasets()),
+        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+    )
+    try:
+        result = trainer.fit()
+    except WorkerGroupError as error:
+        rank, cause = first_failure(error.worker_failures)
+        raise RaysmithError(f"training worker {rank} failed: {_described(cause)}") from cause
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    outcome: dict[str, Any] = result.return_value
+    return outcome
+
+
+def first_failure(failures: Mapping[int, Exception]) -> tuple[int, BaseException]:
+    """The failure that made the others fail: a process that died, else an error of its own."""
+    from ray.exceptions import RayActorError
+
+    def collateral(item: tuple[int, BaseException]) -> tuple[bool, bool, int]:
+        rank, error = item
+        lost_a_peer = any(text in str(error) for text in LOST_CONNECTION)
+        return (lost_a_peer, not isinstance(error, RayActorError), rank)
+
+    return min(((rank, root(error)) for rank, error in failures.items()), key=collateral)
+
+
+def _described(error: BaseException) -> str:
+    from ray.exceptions import RayActorError
+
+    if isinstance(error, RayActorError):
+        return "its process died: it was killed, ran out of memory, or crashed"
+    return f"{type(error).__name__}: {error}"
+
+
+def publish(context: StageContext, step: int, model: StartModel) -> None:
+    """Commits the last checkpoint's model as the stage's artifact."""
+    checkpoint = context.layout.checkpoint(step)
+    manifest = read_committed(checkpoint)
+    if manifest is None:
+        raise RaysmithError(f"the last checkpoint, {checkpoint}, is not whole", "run the job again")
+    begin(context.artifact, context.owner)
+    for file in manifest.files:
+        if not file.name.startswith(_ONLY_IN_CHECKPOINTS):
+            _link(checkpoint / file.name, context.artifact / file.name)
+    meta = {
+        "type": context.stage.produces,
+        "step": step,
+        "base": model.folder,
+        "base_name": model.source.name,
+    }
+    commit(context.artifact, context.owner, meta)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
