@@ -35,6 +35,7 @@ from workloads.grpo.producer import Producer
 from workloads.grpo.prompts import PromptReader
 from workloads.grpo.recorder import Recorder
 from workloads.grpo.samples import Batch, Receiver, TrainRow, Wanted
+from workloads.rewards.pool import RewardPool
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,15 @@ class Coordinator:
         episodes = await Episodes.start(
             self._spec, self._task.model, self._task.paths, self._fleet, self._task.seed
         )
-        self._producer = Producer(self._task, self._ledger, reader, episodes, self._recorder)
+        self._producer = Producer(
+            self._spec,
+            self._task.seed,
+            self._ledger,
+            reader,
+            episodes,
+            self._reward_pools(),
+            self._recorder,
+        )
         self._running = asyncio.ensure_future(self._produce())
         self._running.add_done_callback(self._ended)
         return canary_tokens(reader)
@@ -229,6 +238,17 @@ class Coordinator:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+    def _reward_pools(self) -> dict[str, RewardPool]:
+        return {
+            reward.label: RewardPool(
+                reward,
+                max_completion_length=self._spec.rollout.max_completion_length,
+                paths=self._task.paths,
+                model_folder=self._task.reward_models.get(reward.label),
+            )
+            for reward in self._spec.rewards
+        }
 
     def _make_fleet(self) -> Fleet:
         import ray

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from jobs.spec.grpo import GrpoSpec
-from workloads.grpo.forward import MicroBatch, micro_batches, token_logps
+from workloads.grpo.forward import Costs, MicroBatch, micro_batches, token_logps
 from workloads.grpo.loss import PolicyBatch, PolicyLoss, Totals, entropy_threshold, policy_loss
 from workloads.grpo.reference import Reference
 from workloads.grpo.samples import TrainRow, Wanted
@@ -50,6 +50,8 @@ class Learner:
     workers: int
     sync: WeightSync
     reference: Reference | None
+    costs: Costs | None
+    """Of the model's passes; None where completions may not share prompts."""
     save: Callable[[int, str], None]
     """Saves a checkpoint of a step, with the ledger."""
     _window: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -66,12 +68,11 @@ class Learner:
         per_batch = self.spec.algorithm.steps_per_batch
         done, index = self.task.first_step, self.task.first_step // per_batch
         while done < self.task.max_steps:
-            if self._asked_to_stop():
+            self._give_weights(index)
+            if not self._await(index, done):
                 if done > self.task.first_step and done != self._saved:
                     self.save(done, self._ledger)
                 return False
-            self._give_weights(index)
-            self._await(index, done)
             before, done = done, self._train_on(index, done)
             self._ledger = self._ask("trained", index) if self.rank == 0 else ""
             every = self.spec.checkpoint.save_steps
@@ -90,11 +91,16 @@ class Learner:
             if self.sync.differences:
                 self._window["canary"].append(self.sync.differences[-1])
 
-    def _await(self, index: int, done: int) -> None:
-        """Waits for a batch; engines that were replaced meanwhile are given weights."""
+    def _await(self, index: int, done: int) -> bool:
+        """Waits for a batch; engines that were replaced meanwhile are given weights.
+
+        Returns false where the stage was asked to stop.
+        """
         started = time.monotonic()
         while True:
-            wanted: Wanted = self._shared(self._ask("next", index) if self.rank == 0 else None)
+            wanted: Wanted = self._shared(self._next(index) if self.rank == 0 else None)
+            if wanted.what == "stop":
+                return False
             if wanted.what == "train":
                 break
             if wanted.what == "sync":
@@ -105,6 +111,13 @@ class Learner:
         self._window["wait_s"].append(time.monotonic() - started)
         if self.rank == 0 and self.spec.rollout.colocate:
             self._ask("sleep")
+        return True
+
+    def _next(self, index: int) -> Wanted:
+        if self.task.layout.stop_request.exists():
+            return Wanted("stop")
+        wanted: Wanted = self._ask("next", index)
+        return wanted
 
     def _train_on(self, index: int, done: int) -> int:
         """All steps of a batch. Returns the number of steps then done."""
@@ -178,7 +191,7 @@ class Learner:
     def _micro_batches(self, rows: Sequence[TrainRow]) -> Iterator[MicroBatch]:
         size = self.spec.training.per_device_train_batch_size
         pad_id = self.ready.tokenizer.pad_token_id or 0
-        for batch in micro_batches(rows, size, pad_id):
+        for batch in micro_batches(rows, size, pad_id, self.costs):
             self.ready.row_keys.positions = batch.keys
             yield batch.to(self.ready.engine.device)
 
@@ -257,9 +270,6 @@ class Learner:
         if self.ready.monitor and (done - 1) % _PREVIEW_EVERY == 0:
             for shown in preview:
                 print(f"step {done}: {shown}", flush=True)  # noqa: T201
-
-    def _asked_to_stop(self) -> bool:
-        return bool(self._shared(self.rank == 0 and self.task.layout.stop_request.exists()))
 
     def _ask(self, method: str, *args: Any) -> Any:
         import ray

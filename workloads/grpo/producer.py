@@ -4,47 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from jobs.errors import RaysmithError, UserError
+from jobs.spec.grpo import GrpoSpec
 from workloads.grpo.advantages import advantages
 from workloads.grpo.episodes import Episodes
 from workloads.grpo.ledger import Ledger
 from workloads.grpo.prompts import PromptReader, locate
 from workloads.grpo.recorder import Recorder
 from workloads.grpo.samples import Batch, Group, Sample, TrainRow
-from workloads.rewards.pool import RewardPool
 from workloads.rewards.samples import Sample as Scored
-
-if TYPE_CHECKING:
-    from workloads.grpo.coordinator import RolloutTask
+from workloads.rewards.samples import Scores
 
 ENVIRONMENT = "environment"
 """The label of the environment's own reward."""
+
+
+class Pool(Protocol):
+    """What scores completions by one reward."""
+
+    async def score(self, samples: Sequence[Scored]) -> Scores:
+        """The scores of a group's completions. Never raises."""
+
+    async def close(self) -> None:
+        """Ends its processes."""
 
 
 class Producer:
     """Draws prompts, has them completed and scored, and turns rewards into advantages."""
 
     def __init__(
-        self, task: RolloutTask, ledger: Ledger, reader: PromptReader, episodes: Episodes,
+        self,
+        spec: GrpoSpec,
+        seed: int,
+        ledger: Ledger,
+        reader: PromptReader,
+        episodes: Episodes,
+        pools: Mapping[str, Pool],
         recorder: Recorder,
-    ) -> None:  # fmt: skip
-        self._task, self._spec = task, task.spec
+    ) -> None:
+        """`pools` are the rewards by label."""
+        self._spec, self._seed = spec, seed
         self._ledger, self._reader, self._episodes = ledger, reader, episodes
-        self._recorder = recorder
-        self._pools = {
-            reward.label: RewardPool(
-                reward,
-                max_completion_length=self._spec.rollout.max_completion_length,
-                paths=task.paths,
-                model_folder=task.reward_models.get(reward.label),
-            )
-            for reward in self._spec.rewards
-        }
+        self._pools, self._recorder = pools, recorder
         self._positions: dict[int, list[int]] = {}
         self._written = 0
         self._scoring: list[tuple[float, float]] = []
@@ -115,7 +121,7 @@ class Producer:
 
     async def _group(self, position: int, slot: int) -> tuple[Group, float]:
         epoch, row = locate(
-            position, self._reader.rows, self._task.seed if self._spec.dataset.shuffle else None
+            position, self._reader.rows, self._seed if self._spec.dataset.shuffle else None
         )
         prompt = (await asyncio.to_thread(self._reader.read, [row]))[0]
         uid = f"{epoch}-{prompt.row}"
@@ -240,7 +246,7 @@ class Producer:
         """The rows in the order in which steps take them: at random, where there are several."""
         if self._spec.algorithm.steps_per_generation == 1:
             return rows
-        order = np.random.default_rng([self._task.seed, index]).permutation(len(rows))
+        order = np.random.default_rng([self._seed, index]).permutation(len(rows))
         return [rows[i] for i in order]
 
     def _hopeless(self, groups: Sequence[Group]) -> RaysmithError:

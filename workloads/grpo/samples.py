@@ -93,7 +93,7 @@ class Batch:
 class Wanted:
     """What the first train worker is to do next."""
 
-    what: Literal["wait", "sync", "train"]
+    what: Literal["wait", "sync", "train", "stop"]
     done: int = 0
     """Completions of the batch that are written."""
     total: int = 0

@@ -40,7 +40,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     # They import torch and vLLM, which takes seconds; `set_up` has told so by now.
     from ray.train import get_context
 
-    from workloads.grpo.forward import text_logps
+    from workloads.grpo.forward import Costs, text_logps
     from workloads.grpo.learner import Learner
     from workloads.grpo.weight_sync import WeightSync
 
@@ -71,6 +71,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
             score=score,
         ),
         reference=reference,
+        # A row's dropout is drawn for the row alone.
+        costs=None if _drops_out(spec) else Costs.of(engine.module),
         save=save,
     )
     timer.mark("reference")
@@ -79,6 +81,10 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     if ready.monitor:
         ready.monitor.close()
     return {"finished": finished, "timings": timer.seconds, "first_step_at": None}
+
+
+def _drops_out(spec: GrpoSpec) -> bool:
+    return not isinstance(spec.tuner, FullSpec) and spec.tuner.dropout > 0
 
 
 def _carrier(task: LearnerTask, spec: GrpoSpec, ready: Ready, rank: int) -> Any:

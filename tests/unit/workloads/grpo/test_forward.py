@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from workloads.grpo.forward import micro_batches, text_logps, token_logps
+from workloads.grpo.forward import Costs, micro_batches, text_logps, token_logps
 from workloads.grpo.samples import TrainRow
 from workloads.models.load import load_model
 
@@ -52,6 +52,63 @@ def test_padded_rows_score_as_they_do_alone(model: Any) -> None:
             spread = -(all_logps[at].exp() * all_logps[at]).sum() if learned else torch.tensor(0.0)
             torch.testing.assert_close(logp[place, step], expected, atol=2e-5, rtol=1e-4)
             torch.testing.assert_close(entropy[place, step], spread, atol=2e-5, rtol=1e-4)
+
+
+SHARING = Costs(token=1e6, pair=1.0, can_share=True)
+
+
+def _group(first: int, prompt: list[int], completions: list[list[int]]) -> list[Any]:
+    return [_row(first + i, prompt, tokens) for i, tokens in enumerate(completions)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_completions_that_share_a_prompt_score_as_they_do_alone(model: Any, size: int) -> None:
+    rows = [
+        *_group(0, [5, 6, 7, 8], [[9, 10, 11], [12], [13, 14]]),
+        *_group(3, [20, 21], [[22, 23], [24, 25, 26, 27]]),
+        *ROWS[1:],
+    ]
+    alone = micro_batches(rows, size, pad_id=0)
+    together = micro_batches(rows, size, pad_id=0, costs=SHARING)
+    assert len(together) == len(alone)
+    assert sum(len(b.input_ids) for b in together) < sum(len(b.input_ids) for b in alone)
+
+    def scores(batches: Any) -> tuple[dict[int, Any], list[Any]]:
+        found, total = {}, 0.0
+        for batch in batches:
+            logp, entropy = token_logps(model, batch, temperature=0.9)
+            total = total + (logp * batch.advantages[:, None]).sum()
+            for place, index in enumerate(batch.rows):
+                length = len(rows[index].token_ids)
+                found[index] = torch.stack([logp[place, :length], entropy[place, :length]])
+        return found, list(torch.autograd.grad(total, list(model.parameters())))
+
+    (expected, gradients), (found, shared_gradients) = scores(alone), scores(together)
+    for index in range(len(rows)):
+        torch.testing.assert_close(found[index], expected[index], atol=2e-5, rtol=1e-4)
+    for mine, theirs in zip(shared_gradients, gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=5e-5, rtol=1e-3)
+
+
+def test_prompts_are_shared_only_where_that_is_cheaper() -> None:
+    rows = _group(0, [5], [[9] * 40, [10] * 40])
+    costly_attention = Costs(token=1.0, pair=1e3, can_share=True)
+    (batch,) = micro_batches(rows, 2, pad_id=0, costs=costly_attention)
+    assert len(batch.input_ids) == 2
+    (batch,) = micro_batches(rows, 2, pad_id=0, costs=SHARING)
+    assert len(batch.input_ids) == 1
+    unable = Costs(token=1e6, pair=1.0, can_share=False)
+    (batch,) = micro_batches(rows, 2, pad_id=0, costs=unable)
+    assert len(batch.input_ids) == 2
+
+
+def test_the_costs_of_a_model(model: Any) -> None:
+    costs = Costs.of(model)
+    weights = sum(p.numel() for p in model.parameters())
+    embedding = model.get_input_embeddings().weight.numel()
+    assert costs.token == 2 * (weights - embedding)
+    assert costs.pair == 4 * 96 * 3
+    assert costs.can_share
 
 
 def test_gradients_flow_to_learned_tokens_alone(model: Any) -> None:
