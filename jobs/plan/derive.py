@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.resources import ResourcesSpec
+from jobs.spec.rewards import RewardSpec
 from jobs.spec.rollout import RolloutSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.training import TrainingSpec
@@ -39,9 +40,11 @@ RULES: Mapping[str, Mapping[str, str]] = {
         "gpus_per_actor": "as tensor_parallel_size where training has GPUs, else 0",
         "engine": "async on GPUs, inprocess on CPUs",
         "torch_dtype": "as training.torch_dtype",
+        "gpu_memory_utilization": "0.9, or 0.45 where engines share the workers' GPUs",
         "max_model_len": "dataset.max_length + max_completion_length; with an environment, "
         f"max_completion_length for each turn, and {REPLY_TOKENS} for each reply",
         "canary_tolerance": "1e-3 where engine and training are in float32, else 0.2",
+        "workers": "1 for built-in rewards and reward models, 4 for code and your functions",
         "scale_rewards": "group for grpo, none for rloo, batch for reinforce_plus_plus",
     },
 }
@@ -72,8 +75,15 @@ def resolved_grpo(spec: GrpoSpec) -> GrpoSpec:
         "training": training.model_copy(update=training_values),
         "algorithm": algorithm.model_copy(update={"scale_rewards": algorithm.scaling}),
         "rollout": resolved_rollout(spec),
+        "rewards": tuple(resolved_reward(reward) for reward in spec.rewards),
     }
     return spec.model_copy(update=sections)
+
+
+def resolved_reward(reward: RewardSpec) -> RewardSpec:
+    """How a reward is run: those that compute little share one process."""
+    is_slow = bool(reward.import_path) or reward.name == "code"
+    return reward.model_copy(update={"workers": reward.workers or (4 if is_slow else 1)})
 
 
 def _training_values(
@@ -146,6 +156,7 @@ def resolved_rollout(spec: GrpoSpec) -> RolloutSpec:
         "gpus_per_actor": gpus,
         "engine": engine,
         "torch_dtype": dtype,
+        "gpu_memory_utilization": given.gpu_memory_utilization or (0.45 if given.colocate else 0.9),
         "max_model_len": given.max_model_len or longest_sequence(spec),
         "canary_tolerance": given.canary_tolerance or (1e-3 if is_exact else 0.2),
     }

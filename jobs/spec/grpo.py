@@ -144,6 +144,13 @@ class GrpoSpec(StageSpec):
                 "rollout.weight_sync adapter needs an adapter to send: set tuner type lora, or "
                 "weight_sync full"
             )
+        if self.sends_adapter and isinstance(self.tuner, LoraSpec):
+            beyond = "use_dora" if self.tuner.use_dora else "modules_to_save"
+            if self.tuner.use_dora or self.tuner.modules_to_save:
+                raise ValueError(
+                    f"rollout.weight_sync adapter and tuner.{beyond} exclude each other, since "
+                    "engines take plain LoRA alone; set weight_sync to full"
+                )
         if self.rollout.colocate and self.rollout.actors != self.resources.workers:
             raise ValueError(
                 f"colocated engines share the workers' GPUs, one each: rollout.actors is "

@@ -34,8 +34,9 @@ class RewardSpec(Spec):
     """Settings of the reward, given to it as keyword arguments."""
     timeout_s: PositiveFloat = 60.0
     """Seconds that scoring one group may take; what takes longer is ended, and named."""
-    workers: PositiveInt = 4
-    """Processes that score at the same time, at most; they are started as needed."""
+    workers: PositiveInt | None = None
+    """Processes that score at the same time, at most; they are started as needed. When absent: 1
+    for built-in rewards and reward models, 4 for `code` and functions of your own."""
     gpus_per_worker: NonNegativeInt = 0
     """GPUs of each process of a reward model."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -23,7 +23,7 @@ class RolloutSpec(Spec):
     """Completions of each prompt; they are compared with one another."""
     max_completion_length: PositiveInt = 512
     """The most tokens of a completion, or of each turn where there is an environment."""
-    temperature: float = Field(default=0.9, gt=0, le=10)
+    temperature: float = Field(default=0.9, ge=0.01, le=10)
     """Divides the logits, in sampling and in training alike."""
     max_staleness: NonNegativeInt = 0
     """How many weight updates a completion may be behind when it is trained on. 0 is strictly
@@ -40,8 +40,8 @@ class RolloutSpec(Spec):
     """GPUs that one engine's weights are split over."""
     colocate: bool = False
     """Puts each engine on a train worker's GPU: it sleeps while weights are trained."""
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    """Share of a GPU's memory that an engine takes."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of a GPU's memory that an engine takes. When absent: 0.9, or 0.45 when colocated."""
     kv_cache: ByteSize = "1GB"
     """Memory of each engine's KV cache on CPUs."""
     max_num_seqs: PositiveInt = 64

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from torch import nn
     from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
 
+_PATIENCE = 0.75
+"""The group's share of the deadline. It gives up first, so that an engine that waits in it for one
+that hangs still answers in time."""
+
 Members = Sequence[tuple[int, int]]
 """Index and incarnation of the engines that take part."""
 
@@ -40,7 +44,7 @@ class Carrier(Protocol):
         Returns what went wrong, the same on all workers; empty where nothing did.
         """
 
-    def give_up(self) -> dict[int, str]:
+    def give_up(self) -> dict[tuple[int, int], str]:
         """After an error: lets go of the engines. Returns those that are lost, and how."""
 
 
@@ -71,7 +75,7 @@ class FullWeights:
         error: str = shared(self._connect(version, receivers, members))
         return error or str(shared(self._send()))
 
-    def give_up(self) -> dict[int, str]:
+    def give_up(self) -> dict[tuple[int, int], str]:
         """See `Carrier`."""
         self._trainer = None
         return dict(self._client.failed) if self._client else {}
@@ -86,15 +90,19 @@ class FullWeights:
                 self._trainer.shutdown()
             workers, timeout_s = self.rollout.tensor_parallel_size, self.rollout.sync_timeout_s
             self._client = SyncClient(receivers, workers, timeout_s)
+            watchdog = self._watchdog()
             address, size = ray.util.get_node_ip_address(), 1 + len(members) * workers
             try:
                 self._trainer = WeightTransferTrainerFactory.trainer_init(
-                    _init_info(self.backend, self.rank, address, size, timeout_s),
+                    _init_info(self.backend, self.rank, address, size, _PATIENCE * timeout_s),
                     client=self._client,
                     source=PolicySource(self.module, self.dtype),
                 )
             except (RuntimeError, OSError) as error:
                 return f"{type(error).__name__}: {error}"
+            finally:
+                if watchdog:
+                    watchdog.cancel()
             self._members = members
         assert self._client is not None
         self._client.version = version
@@ -108,6 +116,9 @@ class FullWeights:
         except (RuntimeError, OSError) as error:
             if self.rank != 0:
                 raise
+            if self.backend != "gloo" and torch.distributed.get_world_size() > 1:
+                # The others wait in collectives that this worker can't catch up with.
+                raise ConnectionError(f"weights could not be sent: {error}") from error
             return f"{type(error).__name__}: {error}"
         finally:
             if watchdog:
@@ -146,7 +157,7 @@ class AdapterFiles:
                     weights[name] = parameter.detach().cpu().clone()
         return str(shared(self._hand_over(version, receivers, weights) if self.rank == 0 else ""))
 
-    def give_up(self) -> dict[int, str]:
+    def give_up(self) -> dict[tuple[int, int], str]:
         """See `Carrier`."""
         return dict(self._client.failed) if self._client else {}
 
@@ -183,7 +194,7 @@ def _init_info(backend: str, rank: int, address: str, world_size: int, timeout_s
     if backend == "ipc":
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-        return IPCTrainerInitInfo(rank=rank)
+        return IPCTrainerInitInfo(rank=rank, packed=True)
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
     return NCCLTrainerInitInfo(address, port, world_size, rank=rank)

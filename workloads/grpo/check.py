@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from workloads.models.check import check_full_model
 from workloads.models.resolve import ModelSource, read_json
 from workloads.rewards import REWARDS, check_reward
 from workloads.train.check import check_trained_model, has_chat_template
+from workloads.user_code import module_file
 
 
 @dataclass
@@ -143,18 +142,5 @@ def _check_environment(
 
 def _add_digest(findings: Findings, field: str, import_path: str, paths: Sequence[str]) -> None:
     """Adds the digest of a user's module, so that another content is another artifact."""
-    file = _module_file(import_path.partition(":")[0], paths)
-    if file and file.is_file():
+    if file := module_file(import_path.partition(":")[0], paths):
         findings.digests[field] = hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _module_file(module: str, paths: Sequence[str]) -> Path | None:
-    """The file of a module, found as an import would but with no parent package run."""
-    search, parts = [*paths, *sys.path], module.split(".")
-    spec = None
-    for depth in range(1, len(parts) + 1):
-        spec = PathFinder.find_spec(".".join(parts[:depth]), search)
-        if spec is None:
-            return None
-        search = list(spec.submodule_search_locations or [])
-    return Path(spec.origin) if spec and spec.origin else None

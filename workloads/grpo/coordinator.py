@@ -139,12 +139,19 @@ class Coordinator:
         batch = self._batches[index]
         return batch.metrics, batch.preview
 
-    async def begin_update(self, version: int) -> list[Receiver]:
-        """The engines that are to be given weights of this version; waits until one is up."""
+    async def begin_update(self, version: int) -> list[Receiver] | None:
+        """The engines that are to be given weights of this version.
+
+        None where no engine is up within a second, or at first not all of them.
+        """
         rollout = self._spec.rollout
         if rollout.colocate and not self._fleet.members:
             self._fleet.start()
-        await self._fleet.wait_until_up(everyone=self._version < 0)
+        try:
+            up = self._fleet.wait_until_up(everyone=self._version < 0)
+            await asyncio.wait_for(up, _POLL_S)
+        except TimeoutError:
+            return None
         if rollout.colocate:
             await self._everywhere("wake_up", ["weights"])
         return [
@@ -153,21 +160,29 @@ class Coordinator:
             if member.version != version
         ]
 
-    async def end_update(self, version: int, updated: list[int], failed: dict[int, str]) -> None:
-        """Records which engines have the weights; the others are looked after."""
-        for member in self._fleet.members:
-            if member.index in failed:
-                self._fleet.bury(member, failed[member.index])
-        await self._fleet.weights_updated(updated, version)
+    async def loaded(self) -> None:
+        """Has colocated engines make room for completions, once all weights have arrived."""
         if self._spec.rollout.colocate:
             await self._everywhere("wake_up", ["kv_cache"])
+
+    async def end_update(
+        self,
+        version: int,
+        updated: list[tuple[int, int]],
+        failed: dict[tuple[int, int], str],
+    ) -> None:
+        """Records which engines, by place and incarnation, have the weights, and which are lost."""
+        for member in self._fleet.members:
+            if reason := failed.get((member.index, member.incarnation)):
+                self._fleet.bury(member, reason, member.incarnation)
+        await self._fleet.weights_updated(updated, version)
         if updated:
             self._version = version
         await self._notify()
 
-    async def failed_update(self, indices: list[int]) -> None:
+    async def failed_update(self, suspects: list[tuple[int, int]]) -> None:
         """After an update that broke off: finds out who lives."""
-        await self._fleet.check(indices)
+        await self._fleet.check(suspects)
 
     async def sleep(self) -> None:
         """Has colocated engines give their memory back until the next update."""
@@ -176,9 +191,11 @@ class Coordinator:
     async def _everywhere(self, method: str, *args: Any) -> None:
         for member in self._fleet.up():
             try:
-                await member.handle.call.remote(method, *args)
-            except self._fleet.lost as error:
-                self._fleet.bury(member, f"{method}: {type(error).__name__}")
+                call = member.handle.call.remote(method, *args)
+                await asyncio.wait_for(_awaited(call), self._spec.rollout.sync_timeout_s)
+            except (TimeoutError, *self._fleet.lost) as error:  # type: ignore[misc]
+                reason = f"{method}: {type(error).__name__}"
+                self._fleet.bury(member, reason, member.incarnation)
 
     async def trained(self, index: int) -> str:
         """Records that a batch was trained on, and forgets it. Returns the ledger."""
@@ -252,7 +269,7 @@ class Coordinator:
 
     def _make_fleet(self) -> Fleet:
         import ray
-        from ray.exceptions import RayActorError
+        from ray.exceptions import OutOfMemoryError, RayActorError
 
         from workloads.grpo.rollout import RolloutActor
 
@@ -264,7 +281,9 @@ class Coordinator:
                 num_cpus=task.cpus_per_actor,
                 num_gpus=task.gpus_per_actor,
                 max_restarts=0,
-                max_concurrency=rollout.max_num_seqs * 4 + 64,
+                # Completions of a batch may all be asked of one engine, three times at most; what
+                # else is called must not wait for them.
+                max_concurrency=3 * self._spec.generation_batch_size + 64,
                 runtime_env={"env_vars": environment(task.settings)},
             ).remote(task.settings, str(task.attempt.rollout_log(index)))
 
@@ -272,7 +291,7 @@ class Coordinator:
             size=rollout.actors,
             spawn=spawn,
             kill=ray.kill,
-            lost=(RayActorError,),
+            lost=(RayActorError, OutOfMemoryError),
             request_timeout_s=rollout.request_timeout_s,
             start_timeout_s=rollout.start_timeout_s,
             max_restarts=rollout.max_actor_restarts,
@@ -283,3 +302,7 @@ class Coordinator:
 def canary_tokens(reader: PromptReader, limit: int = 64) -> list[int]:
     """The text that engine and trainer are compared on: the beginning of the first prompt."""
     return list(reader.read([0])[0].prompt_ids[:limit])
+
+
+async def _awaited(call: Any) -> Any:
+    return await call

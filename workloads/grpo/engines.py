@@ -11,8 +11,9 @@ import asyncio
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -117,10 +118,14 @@ def environment(settings: EngineSettings) -> dict[str, str]:
         "VLLM_LOGGING_LEVEL": "WARNING",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if settings.transfer_backend == "ipc":
+        # Its handles, which come from our own trainer alone, are no plain data.
+        values["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+    if settings.in_process or not settings.on_gpu:
+        values["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if settings.on_gpu:
         return values
     return values | {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # Else each engine takes the machine's cores in the same order, the first one first.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, -(-settings.kv_cache_bytes // 2**30))),
@@ -189,6 +194,8 @@ def _score_params() -> SamplingParams:
 
 def _generation(output: RequestOutput) -> Generation:
     completion = output.outputs[0]
+    if completion.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"the engine ended a completion with {completion.finish_reason!r}")
     ids = list(completion.token_ids)
     logprobs = [step[token].logprob for step, token in zip(completion.logprobs, ids, strict=True)]
     spans = [
@@ -206,6 +213,28 @@ def _prompt_logprobs(output: RequestOutput) -> list[float]:
     steps = (output.prompt_logprobs or [])[1:]
     ids = (output.prompt_token_ids or [])[1:]
     return [step[token].logprob for step, token in zip(steps, ids, strict=True)]
+
+
+@contextmanager
+def _faults_of_prompts() -> Iterator[None]:
+    """Makes what vLLM refuses of a prompt, such as its length, a `ValueError`."""
+    from vllm.exceptions import VLLMValidationError
+
+    try:
+        yield
+    except VLLMValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+@contextmanager
+def _death_ends_process() -> Iterator[None]:
+    """Ends this process when vLLM's engine process has died, for the pool to replace both."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError:
+        os._exit(70)
 
 
 class _Prompts:
@@ -226,6 +255,37 @@ class _Prompts:
         self.adapter = LoRARequest(f"policy-{version}", version + 1, path)
 
 
+class _Update:
+    """How far a weight update has come. vLLM can finish one, but not give one up."""
+
+    def __init__(self) -> None:
+        self.incomplete = False
+        """Whether weights are half-way replaced, and nothing can be computed with them."""
+        self._open = False
+        """Whether vLLM takes it to be under way, which after an error in receiving it does not."""
+
+    def begin(self, method: str) -> list[str]:
+        """Notes that a method is about to be called. Returns what must be called before it.
+
+        Before a new update, what is left of a broken one is finished: its half-loaded layers would
+        mix the weights of both.
+        """
+        left = method == "start_weight_update" and self.incomplete
+        reopened = ["start_weight_update"] if left and not self._open else []
+        if method == "start_weight_update":
+            self.incomplete = True
+        if method in ("start_weight_update", "update_weights"):
+            self._open = False
+        return [*reopened, "finish_weight_update"] if left else []
+
+    def end(self, method: str) -> None:
+        """Notes that a method did its work."""
+        if method in ("start_weight_update", "update_weights"):
+            self._open = True
+        elif method == "finish_weight_update":
+            self.incomplete = self._open = False
+
+
 class InProcessEngine:
     """vLLM's `LLM` in a thread of its own, which alone touches it."""
 
@@ -235,8 +295,7 @@ class InProcessEngine:
         self._commands = queue.SimpleQueue()
         self._waiting: dict[str, Future[RequestOutput]] = {}
         self._scored = 0
-        self._updating = False
-        """Whether weights are half-way replaced, and nothing can be computed with them."""
+        self._update = _Update()
         ready: Future[None] = Future()
         thread = threading.Thread(target=self._run, args=(settings, ready), name="engine")
         thread.daemon = True
@@ -260,11 +319,12 @@ class InProcessEngine:
         """See `Engine`."""
 
         def run() -> Any:
-            self._updating = self._updating or method == "start_weight_update"
+            for earlier in self._update.begin(method):
+                getattr(self._llm, earlier)()
+            # What is asked for from now on is computed with the new weights.
+            self._prompts.version += method == "start_weight_update"
             result = getattr(self._llm, method)(*args)
-            if method == "finish_weight_update":
-                self._prompts.version += 1
-                self._updating = False
+            self._update.end(method)
             return result
 
         return await asyncio.wrap_future(self._command(run))
@@ -285,13 +345,22 @@ class InProcessEngine:
 
         def add() -> None:
             prompt = self._prompts.prompt(token_ids)
-            self._llm.llm_engine.add_request(
-                name, prompt, params, lora_request=self._prompts.adapter
-            )
+            with _faults_of_prompts():
+                self._llm.llm_engine.add_request(
+                    name, prompt, params, lora_request=self._prompts.adapter
+                )
             self._waiting[name] = finished
 
-        await asyncio.wrap_future(self._command(add))
-        return await asyncio.wrap_future(finished)
+        def abort() -> None:
+            if self._waiting.pop(name, None):
+                self._llm.llm_engine.abort_request([name])
+
+        try:
+            await asyncio.wrap_future(self._command(add))
+            return await asyncio.wrap_future(finished)
+        except asyncio.CancelledError:
+            self._command(abort)
+            raise
 
     def _command(self, function: Callable[[], Any]) -> Future[Any]:
         done: Future[Any] = Future()
@@ -321,14 +390,17 @@ class InProcessEngine:
                 traceback.print_exc()
                 os._exit(70)
             for output in outputs:
-                if output.finished and (waiting := self._waiting.pop(output.request_id, None)):
+                waiting = self._waiting.pop(output.request_id, None) if output.finished else None
+                if waiting and waiting.set_running_or_notify_cancel():
                     waiting.set_result(output)
 
     def _can_step(self) -> bool:
-        return not self._updating and bool(self._llm.llm_engine.has_unfinished_requests())
+        return not self._update.incomplete and bool(self._llm.llm_engine.has_unfinished_requests())
 
     @staticmethod
     def _obey(function: Callable[[], Any], done: Future[Any]) -> None:
+        if not done.set_running_or_notify_cancel():
+            return
         try:
             done.set_result(function())
         except Exception as error:  # noqa: BLE001 - the caller gets it
@@ -343,6 +415,7 @@ class AsyncEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._prompts = _Prompts()
+        self._update = _Update()
         self._scored = 0
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(settings)))
 
@@ -363,10 +436,14 @@ class AsyncEngine:
         """See `Engine`."""
         if method == "start_weight_update":
             await self._llm.pause_generation(mode="keep", clear_cache=False)
-        result = await getattr(self._llm, method)(*args)
-        if method == "finish_weight_update":
             self._prompts.version += 1
-            await self._llm.resume_generation()
+        with _death_ends_process():
+            for earlier in self._update.begin(method):
+                await getattr(self._llm, earlier)()
+            result = await getattr(self._llm, method)(*args)
+            self._update.end(method)
+            if method == "finish_weight_update":
+                await self._llm.resume_generation()
         return result
 
     async def load_adapter(self, path: str, version: int) -> None:
@@ -379,9 +456,10 @@ class AsyncEngine:
     ) -> RequestOutput:
         prompt = self._prompts.prompt(token_ids)
         last = None
-        async for output in self._llm.generate(
-            prompt, params, name, lora_request=self._prompts.adapter
-        ):
-            last = output
+        with _death_ends_process(), _faults_of_prompts():
+            async for output in self._llm.generate(
+                prompt, params, name, lora_request=self._prompts.adapter
+            ):
+                last = output
         assert last is not None
         return last

@@ -8,13 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.errors import UserError
 from jobs.spec.grpo import GrpoSpec
 from workloads.data.rows import Message
+from workloads.failures import root
 from workloads.grpo.engines import Generation, Request, Sampling
 from workloads.grpo.fleet import Fleet
 from workloads.grpo.prompts import Prompt
 from workloads.grpo.rollout import DataFailure
 from workloads.grpo.samples import Sample
+
+
+class _BrokenEnvironment(Exception):
+    """What an environment did wrong."""
 
 
 @dataclass
@@ -83,6 +89,10 @@ class Episodes:
             for turn in range(settings.max_turns):
                 context = prompt_ids + sample.token_ids
                 if len(context) + 1 >= room:
+                    if not sample.token_ids:
+                        raise _BrokenEnvironment(
+                            f"its opening has {len(context)} tokens, and max_model_len is {room}"
+                        )
                     sample.truncated = True
                     break
                 await self._turn(sample, uid, turn, context, preferred, room - len(context))
@@ -94,25 +104,31 @@ class Episodes:
                 if step.done or turn + 1 == settings.max_turns:
                     break
                 ended = sample.token_ids[-1] in self.eos_ids
-                reply = bridge(self.tokenizer, conversation, step.messages, ended)
+                try:
+                    reply = bridge(self.tokenizer, conversation, step.messages, ended)
+                except UserError as error:
+                    raise _BrokenEnvironment(str(error)) from error
                 sample.token_ids += reply
                 sample.learned += [False] * len(reply)
                 sample.logprobs += [0.0] * len(reply)
                 sample.messages += step.messages
             sample.environment_reward = total
-        except TimeoutError:
-            sample.failures["environment"] = f"a step took longer than {settings.timeout_s:g} s"
-        except Exception as error:  # noqa: BLE001 - the environment is the user's
-            from workloads.failures import root
-
-            cause = root(error)
-            sample.failures["environment"] = f"{type(cause).__name__}: {cause}"
+        except _BrokenEnvironment as error:
+            sample.failures["environment"] = str(error)
         finally:
             self.environment.close.remote(name)
 
     async def _ask(self, call: Any) -> Any:
+        """What the environment answers. It is the user's, so any fault of it is its own."""
         assert self.spec.environment is not None
-        return await asyncio.wait_for(_awaited(call), self.spec.environment.timeout_s)
+        limit = self.spec.environment.timeout_s
+        try:
+            return await asyncio.wait_for(_awaited(call), limit)
+        except TimeoutError:
+            raise _BrokenEnvironment(f"a step took longer than {limit:g} s") from None
+        except Exception as error:
+            cause = root(error)
+            raise _BrokenEnvironment(f"{type(cause).__name__}: {cause}") from error
 
     async def _turn(
         self, sample: Sample, uid: str, turn: int, context: list[int], preferred: int | None,

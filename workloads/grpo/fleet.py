@@ -19,12 +19,17 @@ from enum import StrEnum
 from itertools import count
 from typing import Any, Protocol
 
-from jobs.errors import RaysmithError
+from jobs.errors import ClusterError, RaysmithError
+from workloads.failures import root
 from workloads.grpo.engines import Generation, Request
 from workloads.grpo.rollout import DataFailure
 
 _PING_S = 10.0
+_GRACE_S = 5.0
+"""Seconds after its deadline that an actor may take to say that it missed it."""
 _TRIES_AT_DEADLINE = 3
+_MOST_LOST = 5
+"""Engines that a request may outlive before it is taken for what kills them."""
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +96,8 @@ class Fleet:
     event: Callable[..., None]
     members: list[Member] = field(default_factory=list)
     restarts: int = 0
+    newest: int = -1
+    """The newest version of weights that any member has."""
     recoveries_s: list[float] = field(default_factory=list)
     """Seconds from each death to the replacement's first complete weights."""
     redispatched: int = 0
@@ -137,30 +144,35 @@ class Fleet:
             RaysmithError: if the fleet has given up.
         """
         late: list[int] = []
+        lost = 0
         for attempt in count():
             member = await self._choose(preferred, late)
+            incarnation = member.incarnation
             # An engine may still be at the last try, and knows requests by their ids.
             asked = replace(request, request_id=f"{request.request_id}#{attempt}")
             try:
-                call = member.handle.generate.remote(asked)
-                return await self._ask(member, call, self.request_timeout_s), member.index
+                call = member.handle.generate.remote(asked, self.request_timeout_s)
+                return await self._ask(member, call), member.index
             except TimeoutError:
                 late.append(member.index)
-                await self._suspect(member)
+                await self._suspect(member, incarnation)
                 if len(late) == _TRIES_AT_DEADLINE:
                     seconds = f"{self.request_timeout_s:g} s"
                     return DataFailure(f"no completion within {seconds}, {len(late)} times"), -1
             except Lost as error:
-                self.bury(member, str(error))
+                self.bury(member, str(error), incarnation)
+                lost += 1
+                if lost == _MOST_LOST:
+                    return DataFailure(f"{lost} engines died of it, or while they had it"), -1
             self.redispatched += 1
             preferred = None
         raise AssertionError("the tries do not end")
 
-    async def _ask(self, member: Member, call: Any, timeout_s: float) -> Any:
+    async def _ask(self, member: Member, call: Any) -> Any:
         incarnation = member.incarnation
         member.load += 1
         try:
-            return await asyncio.wait_for(_awaited(call), timeout_s)
+            return await asyncio.wait_for(_awaited(call), self.request_timeout_s + _GRACE_S)
         except self.lost as error:
             raise Lost(f"{type(error).__name__}") from error
         finally:
@@ -180,22 +192,29 @@ class Fleet:
                 return member
         return min(members, key=lambda m: (m.index in late, m.load, m.index))
 
-    async def _suspect(self, member: Member) -> None:
+    async def _suspect(self, member: Member, incarnation: int) -> None:
         """Asks a member that missed a deadline whether it lives."""
-        if member.health is not Health.HEALTHY:
+        if member.health is not Health.HEALTHY or member.incarnation != incarnation:
             return
         member.health = Health.SUSPECT
         try:
             await asyncio.wait_for(_awaited(member.handle.ping.remote()), _PING_S)
         except self._silent:
-            self.bury(member, f"it missed a deadline, and then a ping of {_PING_S:g} s")
+            reason = f"it missed a deadline, and then a ping of {_PING_S:g} s"
+            self.bury(member, reason, incarnation)
         else:
-            member.health = Health.HEALTHY
+            if member.incarnation == incarnation and member.health is Health.SUSPECT:
+                # Weights may have been updated meanwhile without it.
+                is_newest = member.version == self.newest
+                member.health = Health.HEALTHY if is_newest else Health.STALE
             await self._notify()
 
-    def bury(self, member: Member, reason: str) -> None:
-        """Ends a member for good, and starts another in its place, within bounds."""
-        if member.health in (Health.DEAD, Health.RESTARTING):
+    def bury(self, member: Member, reason: str, incarnation: int) -> None:
+        """Ends a member for good, and starts another in its place, within bounds.
+
+        Does nothing where the place has been filled anew since.
+        """
+        if member.health in (Health.DEAD, Health.RESTARTING) or member.incarnation != incarnation:
             return
         self._died(member, reason)
 
@@ -207,7 +226,7 @@ class Fleet:
         log.warning("rollout actor %d died: %s", member.index, reason)
         if self.restarts >= self.max_restarts:
             self._give_up(
-                RaysmithError(
+                ClusterError(
                     f"rollout actors died {self.restarts + 1} times, the last one ({member.index}) "
                     f"because {reason}",
                     "see the actors' logs beside the attempt's; raise rollout.max_actor_restarts "
@@ -241,7 +260,13 @@ class Fleet:
         except self.lost as error:
             self._died(member, f"it ended while it started ({type(error).__name__})")
         except Exception as error:  # noqa: BLE001 - an engine that can't start is the run's failure
-            self._give_up(error)
+            cause = root(error)
+            self._give_up(
+                RaysmithError(
+                    f"rollout actor {member.index} did not start: {type(cause).__name__}: {cause}",
+                    f"see rollout_{member.index}.log in the attempt's folder",
+                )
+            )
         else:
             if member.incarnation == incarnation:
                 member.health = Health.STALE
@@ -252,10 +277,15 @@ class Fleet:
     def _give_up(self, error: BaseException) -> None:
         self.failure = self.failure or error
 
-    async def weights_updated(self, indices: Sequence[int], version: int) -> None:
-        """Records that these members have all weights of a version; all others up are stale."""
+    async def weights_updated(self, updated: Sequence[tuple[int, int]], version: int) -> None:
+        """Records that these members, by place and incarnation, have all weights of a version.
+
+        All others that are up are stale.
+        """
+        if updated:
+            self.newest = version
         for member in self.up():
-            if member.index in indices:
+            if (member.index, member.incarnation) in updated:
                 member.health, member.version = Health.HEALTHY, version
                 if member.died_at is not None:
                     seconds = round(time.monotonic() - member.died_at, 3)
@@ -266,16 +296,18 @@ class Fleet:
                 member.health = Health.STALE
         await self._notify()
 
-    async def check(self, indices: Sequence[int]) -> None:
+    async def check(self, suspects: Sequence[tuple[int, int]]) -> None:
         """After a failed update: buries members that don't answer, and marks the others stale."""
-        for member in self.members:
-            if member.index not in indices or member not in self.up():
+        for member in self.up():
+            incarnation = member.incarnation
+            if (member.index, incarnation) not in suspects:
                 continue
             member.health = Health.STALE
             try:
                 await asyncio.wait_for(_awaited(member.handle.ping.remote()), _PING_S)
             except self._silent as error:
-                self.bury(member, f"no answer after a weight update ({type(error).__name__})")
+                reason = f"no answer after a weight update ({type(error).__name__})"
+                self.bury(member, reason, incarnation)
         await self._notify()
 
     async def _wait(self, condition: Callable[[], bool]) -> None:

@@ -219,22 +219,22 @@ class GlooTrainer(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
             [list(m.shape) for m in meta],
         )
         tensors = (tensor for _, tensor in self.source)
-        pool = ThreadPoolExecutor(1)
-        try:
-            self.client.start_weight_update()
-            received = pool.submit(self.client.update_weights, asdict(info))
-            for part in buckets([prod(m.shape) * m.dtype.itemsize for m in meta]):
-                flat = [next(tensors).reshape(-1).view(torch.uint8) for _ in meta[part]]
-                self._group.broadcast(torch.cat(flat), 0).wait()
-            received.result()
-            self.client.finish_weight_update()
-        except BaseException:
-            self.shutdown()
-            raise
-        finally:
-            for _ in tensors:
-                pass
-            pool.shutdown(wait=False)
+        # Its end waits for the engines' answers, which say who of them failed.
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                self.client.start_weight_update()
+                received = pool.submit(self.client.update_weights, asdict(info))
+                for part in buckets([prod(m.shape) * m.dtype.itemsize for m in meta]):
+                    flat = [next(tensors).reshape(-1).view(torch.uint8) for _ in meta[part]]
+                    self._group.broadcast(torch.cat(flat), 0).wait()
+                received.result()
+                self.client.finish_weight_update()
+            except BaseException:
+                self.shutdown()
+                raise
+            finally:
+                for _ in tensors:
+                    pass
 
     def shutdown(self) -> None:
         """Leaves the group, which ends the waiting of its other members."""

@@ -68,8 +68,7 @@ class Learner:
         per_batch = self.spec.algorithm.steps_per_batch
         done, index = self.task.first_step, self.task.first_step // per_batch
         while done < self.task.max_steps:
-            self._give_weights(index)
-            if not self._await(index, done):
+            if not (self._give_weights(index) and self._await(index, done)):
                 if done > self.task.first_step and done != self._saved:
                     self.save(done, self._ledger)
                 return False
@@ -82,14 +81,19 @@ class Learner:
             index += 1
         return True
 
-    def _give_weights(self, version: int) -> None:
+    def _give_weights(self, version: int) -> bool:
+        """Brings the engines up to date. Returns false where the stage was asked to stop."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # for an engine on the same GPU
         started = time.time()
-        if seconds := self.sync.update(version):
+        seconds = self.sync.update(version)
+        if seconds:
             stop = time.time()
             self._span("sync", version, max(started, stop - seconds), stop)
             self._window["weight_sync_s"].append(seconds)
             if self.sync.differences:
                 self._window["canary"].append(self.sync.differences[-1])
+        return seconds is not None
 
     def _await(self, index: int, done: int) -> bool:
         """Waits for a batch; engines that were replaced meanwhile are given weights.
@@ -104,7 +108,8 @@ class Learner:
             if wanted.what == "train":
                 break
             if wanted.what == "sync":
-                self._give_weights(index)
+                if not self._give_weights(index):
+                    return False
             elif self.ready.monitor:
                 phase = f"completions {wanted.done}/{wanted.total}"
                 self.ready.monitor.progress(done, phase=phase)
@@ -225,7 +230,7 @@ class Learner:
         assert known.entropy is not None
         mine = torch.cat(
             [
-                entropy[torch.tensor(row.learned)[: len(entropy)]]
+                entropy[torch.tensor(row.learned, dtype=torch.bool)[: len(entropy)]]
                 for row, entropy in zip(rows, known.entropy, strict=True)
             ]
         ).cpu()

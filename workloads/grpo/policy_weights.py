@@ -101,5 +101,6 @@ def _whole(entry: _Entry) -> Tensor:
     merged = weight.float() + layer.get_delta_weight("default").float()
     if layer.use_dora.get("default"):
         magnitude = layer.lora_magnitude_vector["default"].weight.float()
-        merged = merged * (magnitude / merged.norm(dim=1))[:, None]
+        inputs = 0 if getattr(layer, "fan_in_fan_out", False) else 1
+        merged = merged * (magnitude / merged.norm(dim=inputs)).unsqueeze(inputs)
     return merged

@@ -187,6 +187,7 @@ class Producer:
         result = advantages(table, np.array(list(weights.values())), size, self._spec.algorithm)
         for sample, advantage in zip(samples, result.advantages, strict=True):
             sample.advantage = float(advantage)
+        known = not np.isnan(result.reward).all()
         lengths = [sum(s.learned) for s in samples if not s.failures]
         spread = [
             np.std([s.reward for s in g.samples if s.reward is not None], ddof=1)
@@ -194,7 +195,7 @@ class Producer:
             if g.usable > 1
         ]
         metrics = {
-            "reward": float(np.nanmean(result.reward)),
+            "reward": float(np.nanmean(result.reward)) if known else 0.0,
             "reward_std": float(np.mean(spread)) if spread else 0.0,
             "frac_reward_zero_std": float(np.mean(result.zero_spread)),
             "completions/mean_length": float(np.mean(lengths)),

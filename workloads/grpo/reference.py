@@ -61,12 +61,14 @@ class Reference:
                 kept.lerp_(slot.data.to(kept.dtype), alpha)
 
     def weights(self) -> dict[str, Tensor]:
-        """Its trained weights, whole, on the CPU. Collective."""
+        """Its trained weights, whole, on the CPU, on the first worker. Collective."""
         whole: dict[str, Tensor] = {}
+        first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
         with self.active():
             for name, parameter in trained_parameters(self._module):
                 with gathered([parameter]):
-                    whole[name] = parameter.detach().cpu().clone()
+                    if first:
+                        whole[name] = parameter.detach().cpu().clone()
         return whole
 
     def _swap(self) -> None:
@@ -79,9 +81,12 @@ def _slots(parameter: nn.Parameter) -> list[Any]:
     """The tensors that hold a weight on this worker."""
     if not hasattr(parameter, "ds_id"):
         return [parameter]
-    # Small weights are whole on every worker as well as shared out.
-    whole = [parameter] if parameter.data.numel() == parameter.ds_numel else []
-    return [parameter.ds_tensor, *whole]
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    # Small weights are kept whole after a pass; that copy would outlive the exchange of the parts.
+    if parameter.ds_status is ZeroParamStatus.AVAILABLE:
+        parameter.partition()
+    return [parameter.ds_tensor]
 
 
 def _part(whole: Tensor, parameter: nn.Parameter, slot: Any) -> Tensor:

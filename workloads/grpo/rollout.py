@@ -41,10 +41,15 @@ class RolloutActor:
         """Answers at once, whatever the engine does."""
         return True
 
-    async def generate(self, request: Request) -> Generation | DataFailure:
-        """Writes one completion. What the engine says of the prompt is data, all else is raised."""
+    async def generate(self, request: Request, timeout_s: float) -> Generation | DataFailure:
+        """Writes one completion. What the engine says of the prompt is data, all else is raised.
+
+        Raises:
+            TimeoutError: if it takes longer than the deadline; the engine then gives it up.
+        """
         try:
-            return await self._engine.generate(request)
+            async with asyncio.timeout(timeout_s):
+                return await self._engine.generate(request)
         except ValueError as error:
             return DataFailure(f"{type(error).__name__}: {error}")
 

@@ -157,7 +157,7 @@ def engine_settings(seed: int, spec: GrpoSpec, model: str, threads: int) -> Engi
         in_process=rollout.engine == "inprocess",
         tensor_parallel_size=rollout.tensor_parallel_size,
         kv_cache_bytes=size_bytes(rollout.kv_cache),
-        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        gpu_memory_utilization=rollout.gpu_memory_utilization or 0.9,
         enforce_eager=rollout.enforce_eager,
         sleeps=rollout.colocate,
         max_lora_rank=_engine_rank(spec) if spec.sends_adapter else None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from workloads.grpo.samples import Receiver
+
+_GRACE_S = 10.0
 
 
 class SyncClient:
@@ -18,20 +19,22 @@ class SyncClient:
         """Speaks to these engines, each with so many workers."""
         self._receivers = receivers
         self._workers = tensor_parallel_size
-        self._timeout_s = timeout_s
+        # The group gives up first, so that engines that wait for a dead one can say so.
+        self._timeout_s = timeout_s + _GRACE_S
         self.version = 0
         """What the engines call the weights that they are sent next."""
-        self.failed: dict[int, str] = {}
-        """Engines that died or missed the deadline, and how."""
+        self.failed: dict[tuple[int, int], str] = {}
+        """Engines, by place and incarnation, that died or missed the deadline, and how."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Has each engine join the group; their workers have consecutive ranks from 1."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        def info(place: int) -> dict[str, Any]:
+        def request(place: int) -> WeightTransferInitRequest:
             rank = {"rank_offset": 1 + place * self._workers} if "rank_offset" in init_info else {}
-            return {"init_info": {**init_info, **rank}}
+            return WeightTransferInitRequest({**init_info, **rank})
 
-        self._everywhere("init_weight_transfer_engine", info)
+        self._everywhere("init_weight_transfer_engine", request)
 
     def start_weight_update(self) -> None:
         """Makes each engine ready."""
@@ -39,7 +42,9 @@ class SyncClient:
 
     def update_weights(self, update_info: Any) -> None:
         """Has each engine receive; returns when all have."""
-        self._everywhere("update_weights", lambda _: {"update_info": update_info})
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        self._everywhere("update_weights", lambda _: WeightTransferUpdateRequest(update_info))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Puts the weights to use under the new version."""
@@ -52,28 +57,36 @@ class SyncClient:
         }
         self.answers(calls, method)
 
-    def answers(self, calls: Mapping[Any, Receiver], what: str) -> list[Any]:
-        """What the engines answer, in their order.
+    def answers(self, calls: Mapping[Any, Receiver], what: str) -> None:
+        """Waits for all calls.
 
         Raises:
             RuntimeError: if one failed; `failed` has those that are lost for good.
         """
-        import ray
-        from ray.exceptions import GetTimeoutError, RayActorError
-
-        deadline = time.monotonic() + self._timeout_s
-        results, errors = [], []
-        for call, receiver in calls.items():
-            try:
-                results.append(ray.get(call, timeout=max(deadline - time.monotonic(), 0.01)))
-            except GetTimeoutError:
-                self.failed[receiver.index] = f"{what} took longer than {self._timeout_s:g} s"
-                errors.append(self.failed[receiver.index])
-            except RayActorError as error:
-                self.failed[receiver.index] = f"it died in {what} ({type(error).__name__})"
-                errors.append(self.failed[receiver.index])
-            except Exception as error:  # noqa: BLE001 - whatever the engine said
-                errors.append(f"engine {receiver.index}, {what}: {error}")
+        _, errors = self.collect(calls, what)
         if errors:
             raise RuntimeError("; ".join(errors))
-        return results
+
+    def collect(
+        self, calls: Mapping[Any, Receiver], what: str
+    ) -> tuple[list[tuple[Receiver, Any]], list[str]]:
+        """What the engines answer until the deadline, and what is wrong with those that don't."""
+        import ray
+        from ray.exceptions import OutOfMemoryError, RayActorError
+
+        finished, _ = ray.wait(list(calls), num_returns=len(calls), timeout=self._timeout_s)
+        results, errors = [], []
+        for call, receiver in calls.items():
+            key = (receiver.index, receiver.incarnation)
+            if call not in finished:
+                self.failed[key] = f"{what} took longer than {self._timeout_s:g} s"
+                errors.append(self.failed[key])
+                continue
+            try:
+                results.append((receiver, ray.get(call)))
+            except (RayActorError, OutOfMemoryError) as error:
+                self.failed[key] = f"it died in {what} ({type(error).__name__})"
+                errors.append(self.failed[key])
+            except Exception as error:  # noqa: BLE001 - whatever the engine said
+                errors.append(f"engine {receiver.index}, {what}: {error}")
+        return results, errors

@@ -69,6 +69,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
             rank=rank,
             canary=task.canary,
             score=score,
+            stops=task.layout.stop_request.exists,
         ),
         reference=reference,
         # A row's dropout is drawn for the row alone.

@@ -7,7 +7,6 @@ say (None) of a row that lacks what it compares with.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
@@ -78,7 +77,7 @@ def load_reward(
 
 def check_reward(
     spec: RewardSpec,
-    paths: Sequence[str] = (os.curdir,),
+    paths: Sequence[str] = (),
     max_completion_length: int = sys.maxsize,
 ) -> None:
     """Checks a reward as far as that is quick: its settings, and that the user's function exists.
@@ -87,7 +86,7 @@ def check_reward(
 
     Args:
         spec: which reward.
-        paths: the folders that the user's module may lie in, besides Python's own.
+        paths: folders that the user's module may lie in, besides Python's own.
         max_completion_length: the most tokens of a completion, where it is known.
 
     Raises:

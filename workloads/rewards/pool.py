@@ -62,7 +62,7 @@ class RewardPool:
         """
         self._timeout_s = spec.timeout_s
         arguments = (spec, max_completion_length, tuple(paths), model_folder)
-        self._workers = {_Worker(*arguments) for _ in range(spec.workers)}
+        self._workers = {_Worker(*arguments) for _ in range(spec.workers or 1)}
         # Last in, first out: those that run are taken before those that were not started yet.
         # None stands on top once there is none to wait for.
         self._free: asyncio.LifoQueue[_Worker | None] = asyncio.LifoQueue()

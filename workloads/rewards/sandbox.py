@@ -2,8 +2,9 @@
 
 What holds everywhere: a Python process of its own, in a session of its own, with an empty
 environment and an empty folder, which is removed afterwards; limits on time, processor time,
-memory, the size of a file, and open files. At the deadline its whole process group is killed; so is
-it when the process that scores dies, and then an empty folder may stay behind.
+memory, the size of a file, and open files. At the deadline its whole process group is killed. Its
+process ends with the one that scores, too; where that one is killed, the folder stays behind, with
+what the program wrote unless those files were a namespace's own (below).
 
 What holds on x86-64 and 64-bit ARM: no other process can be started, signalled or traced, and no
 socket opened. What holds where the kernel has Landlock: files can be written and removed in the

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-import sys
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from jobs.spec.rewards import RewardSpec
 from workloads.rewards import RewardFunction, load_reward
 from workloads.rewards.samples import Sample, Scores, columns_of
+from workloads.user_code import make_importable
 
 _LONGEST_REASON = 500
 
@@ -40,7 +40,7 @@ class RewardActor:
 
     def load(self) -> str | None:
         """Makes the reward ready. Returns why it can't be, or None."""
-        sys.path[:0] = self._paths
+        make_importable(self._paths)
         try:
             self._function = load_reward(
                 self._spec,

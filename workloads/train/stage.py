@@ -25,7 +25,7 @@ from workloads.models.resolve import ModelSource, resolve_model
 from workloads.train.environment import worker_environment
 from workloads.train.setup import TrainTask
 
-_ONLY_IN_CHECKPOINTS = ("optimizer-", "rng-", "trainer_state", "reference.", "_")
+_ONLY_IN_CHECKPOINTS = ("optimizer-", "rng-", "trainer_state", "reference.", "ledger.", "_")
 """Beginnings of file names that an artifact leaves out."""
 
 TrainSpec = TypeVar("TrainSpec", SftSpec, GrpoSpec)

@@ -119,7 +119,7 @@ def test_a_reward_s_settings_are_checked_at_their_place(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("nothing:f", "no module 'nothing'"), ("mine:breif", "defines no 'breif'")],
+    [("nothing:f", "no module 'nothing'"), ("mine:breif", "mine.py has no function 'breif'")],
 )
 def test_a_function_that_is_not_there_is_a_problem(folder: Path, path: str, message: str) -> None:
     problem = _problem(_check(folder, f"{{import_path: '{path}'}}"))

@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import RaysmithError
+from jobs.errors import ClusterError
 from workloads.grpo.engines import Generation, Request, Sampling, VersionSpan
 from workloads.grpo.fleet import Fleet, Health
 from workloads.grpo.rollout import DataFailure
 
 REQUEST = Request("0-0/0/0", [1, 2], Sampling(1.0, 4, 0))
+
+
+@pytest.fixture(autouse=True)
+def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workloads.grpo.fleet._GRACE_S", 0.0)
 
 
 class Gone(Exception):
@@ -40,7 +45,7 @@ class FakeActor:
             await asyncio.Event().wait()
         return True
 
-    async def _generate(self, request: Request) -> Generation:
+    async def _generate(self, request: Request, timeout_s: float) -> Generation:
         self._live()
         self.served.append(request.request_id)
         if self.hung:
@@ -89,7 +94,12 @@ class World:
         """Starts the fleet and gives all members weights."""
         self.fleet.start()
         await self.fleet.wait_until_up(everyone=True)
-        await self.fleet.weights_updated([m.index for m in self.fleet.up()], version)
+        await self.update(version)
+
+    async def update(self, version: int, *places: int) -> None:
+        """Gives weights to the members in these places, or to all that are up."""
+        chosen = [m for m in self.fleet.up() if not places or m.index in places]
+        await self.fleet.weights_updated([(m.index, m.incarnation) for m in chosen], version)
 
     def health(self) -> list[Health]:
         return [member.health for member in self.fleet.members]
@@ -111,7 +121,7 @@ def test_a_member_serves_only_after_its_first_weights() -> None:
         await asyncio.sleep(0.01)
         assert not asked.done()
         assert world.actors[0].served == []
-        await world.fleet.weights_updated([0], 0)
+        await world.update(0, 0)
         answer, index = await asked
         assert isinstance(answer, Generation)
         assert index == 0
@@ -123,7 +133,7 @@ def test_members_that_missed_an_update_are_stale() -> None:
     async def scenario() -> None:
         world = World(2)
         await world.ready()
-        await world.fleet.weights_updated([0], 1)
+        await world.update(1, 0)
         assert world.health() == [Health.HEALTHY, Health.STALE]
         for _ in range(4):
             _, index = await world.fleet.generate(REQUEST, 1)
@@ -155,7 +165,7 @@ def test_a_replacement_waits_for_weights_and_is_timed() -> None:
         await _soon(lambda: world.health() == [Health.STALE])
         assert not asked.done()
         assert len(world.actors) == 2
-        await world.fleet.weights_updated([0], 0)
+        await world.update(0, 0)
         await asked
         assert world.actors[1].served == ["0-0/0/0#1"]
         assert len(world.fleet.recoveries_s) == 1
@@ -214,9 +224,59 @@ def test_too_many_deaths_reach_all_who_wait() -> None:
         asked = asyncio.ensure_future(world.fleet.generate(REQUEST, None))
         await _soon(lambda: world.health() == [Health.STALE])
         world.actors[1].dead = True
-        await world.fleet.check([0])
-        with pytest.raises(RaysmithError, match="died 2 times"):
+        await world.fleet.check([(0, 2)])
+        with pytest.raises(ClusterError, match="died 2 times"):
             await asked
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_was_suspect_during_an_update_has_old_weights() -> None:
+    async def scenario() -> None:
+        world = World(2)
+        await world.ready()
+        slow: Any = world.actors[0]
+        slow.hung = True
+        answered = asyncio.Event()
+
+        async def ping() -> bool:
+            return await answered.wait()
+
+        slow.ping = Remote(ping)
+        asked = asyncio.ensure_future(world.fleet.generate(REQUEST, 0))
+        await _soon(lambda: world.health()[0] is Health.SUSPECT)
+        await world.update(1)
+        answered.set()
+        await asked
+        assert world.health() == [Health.STALE, Health.HEALTHY]
+
+    asyncio.run(scenario())
+
+
+def test_news_of_an_actor_that_was_replaced_does_not_concern_the_new_one() -> None:
+    async def scenario() -> None:
+        world = World(1)
+        await world.ready()
+        world.fleet.bury(world.fleet.members[0], "killed", 1)
+        await _soon(lambda: world.health() == [Health.STALE])
+        world.fleet.bury(world.fleet.members[0], "late news", 1)
+        await world.fleet.weights_updated([(0, 1)], 1)
+        assert world.health() == [Health.STALE]
+        assert world.fleet.restarts == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_kills_every_engine_is_a_data_failure() -> None:
+    async def scenario() -> None:
+        world = World(6, max_restarts=100)
+        await world.ready()
+        for actor in world.actors:
+            actor.dead = True
+        answer, _ = await world.fleet.generate(REQUEST, None)
+        assert isinstance(answer, DataFailure)
+        assert "5 engines died" in answer.reason
+        await _soon(lambda: world.health() == [Health.STALE] * 5 + [Health.HEALTHY])
 
     asyncio.run(scenario())
 

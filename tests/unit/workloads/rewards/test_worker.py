@@ -143,9 +143,14 @@ def test_all_batches_of_a_coroutine_run_on_one_loop(actor: Make) -> None:
     ("import_path", "reason"),
     [
         ("unit_no_such_module:f", "ModuleNotFoundError: No module named 'unit_no_such_module'"),
-        ("unit_worker_rewards:no_such", "UserError: 'unit_worker_rewards' has no function"),
+        ("unit_worker_rewards:no_such", "UserError: {}/unit_worker_rewards.py has no function"),
     ],
 )
 def test_why_a_reward_can_not_be_loaded(folder: Path, import_path: str, reason: str) -> None:
     made = RewardActor(RewardSpec(import_path=import_path), 8, [str(folder)], None)
-    assert str(made.load()).startswith(reason)
+    assert str(made.load()).startswith(reason.format(folder))
+
+
+def test_nothing_of_the_users_hides_what_is_installed(actor: Make, folder: Path) -> None:
+    actor("lengths")
+    assert sys.path[-1] == str(folder)
