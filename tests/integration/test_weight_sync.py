@@ -9,235 +9,41 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import count
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from jobs.errors import UserError
-from jobs.spec.rollout import RolloutSpec
-from jobs.spec.training import DeepSpeedStage, TrainingSpec
+from jobs.spec.training import DeepSpeedStage
 from jobs.spec.tuner import FullSpec, LoraSpec
+from tests.integration import weight_sync_harness
+from tests.integration.weight_sync_harness import (
+    ROLLOUT,
+    TOLERANCE,
+    VERSIONS,
+    VISIBLE,
+    WORKERS,
+    Policy,
+    Ranks,
+    Started,
+    Struck,
+    TrainRank,
+    request,
+)
 from workloads.grpo.engines import (
     EngineSettings,
-    Generation,
-    Request,
-    Sampling,
     VersionSpan,
     environment,
 )
 from workloads.grpo.rollout import RolloutActor
-from workloads.grpo.samples import Receiver
 
 if TYPE_CHECKING:
-    from torch import nn
+    Key = tuple[int, int]
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
-
-TOLERANCE, VISIBLE = 1e-3, 0.05
-CANARY = [7 * i % 300 for i in range(60)]
-WORKERS = 2
-VERSIONS = count(1)
-ROLLOUT = RolloutSpec(canary_tolerance=TOLERANCE, sync_timeout_s=60)
-
-
-def request(name: str, tokens: int) -> Request:
-    """A completion of exactly so many tokens, as the models know no end."""
-    return Request(name, CANARY[:10], Sampling(0.9, tokens, seed=1))
-
-
-class Pool:
-    """Stands in for the coordinator: hands out the engines, and keeps what it is told."""
-
-    def __init__(self, handles: dict[int, Any]) -> None:
-        self.handles = handles
-        self.told: list[tuple[Any, ...]] = []
-        self.early: list[Any] = []
-        self.late: list[Generation] = []
-        self._asked: list[Any] = []
-
-    def begin_update(self, version: int) -> list[Receiver]:
-        return [Receiver(index, 1, handle) for index, handle in self.handles.items()]
-
-    def end_update(self, version: int, updated: list[int], failed: dict[int, str]) -> None:
-        import ray
-
-        self.told.append(("end_update", version, updated, failed))
-        for index in failed:
-            del self.handles[index]
-        if updated:
-            self.late = ray.get(self._asked)
-
-    def failed_update(self, indices: list[int]) -> None:
-        """Asks those that live for completions, which they must not write now."""
-        import ray
-
-        self.told.append(("failed_update", indices))
-        self._asked = [self.handles[i].generate.remote(request("broken", 4)) for i in indices]
-        self.early, _ = ray.wait(self._asked, num_returns=len(indices), timeout=1)
-
-    def heard(self) -> list[tuple[Any, ...]]:
-        """What it was told, in turn."""
-        return self.told
-
-    def completions(self) -> tuple[int, list[Generation]]:
-        """How many were written before the update was complete, and all of them in the end."""
-        return len(self.early), self.late
-
-
-@dataclass(frozen=True)
-class Struck:
-    """An engine's handle that sends its process a signal before it calls a certain method."""
-
-    handle: Any
-    pid: int
-    signal: int
-    method: str
-
-    @property
-    def call(self) -> Struck:
-        """What is called of an engine during an update."""
-        return self
-
-    def remote(self, method: str, *args: Any) -> Any:
-        """Calls the engine."""
-        if method == self.method:
-            os.kill(self.pid, self.signal)
-        return self.handle.call.remote(method, *args)
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What is trained, and how."""
-
-    model: str
-    stage: DeepSpeedStage
-    tuner: LoraSpec | FullSpec
-
-
-class TrainRank:
-    """One train worker."""
-
-    def __init__(self, rank: int, store: str) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORKERS))
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=WORKERS
-        )
-        self.rank = rank
-        self.error = 0.0
-        self.engine: Any = None
-        self.sync: Any = None
-
-    def build(self, policy: Policy, pool: Any, rollout: RolloutSpec, adapters: Path | None) -> None:
-        """Makes the policy, and its way to the engines."""
-        from workloads.grpo.carriers import AdapterFiles, FullWeights
-        from workloads.grpo.weight_sync import WeightSync
-        from workloads.models.load import attach_tuner, load_model
-        from workloads.train.engine import DTYPES, hold_partitioned, make_engine
-
-        dtype = DTYPES["float32"]
-        training = TrainingSpec(torch_dtype="float32", deepspeed=policy.stage, learning_rate=1e-4)
-        with hold_partitioned(training):
-            model = attach_tuner(load_model(policy.model, dtype), policy.tuner, seed=0)
-        self.engine = make_engine(model, training, passes=1)
-        module = self.engine.module
-        carrier = (
-            AdapterFiles(module, rollout, self.rank, adapters)
-            if adapters
-            else FullWeights(module, dtype, rollout, "gloo", self.rank)
-        )
-        self.error = 0.0
-        self.sync = WeightSync(carrier, rollout, pool, self.rank, CANARY, self.score)
-
-    def disturb(self, seed: int) -> None:
-        """Changes all weights that are trained, alike on all workers."""
-        import torch
-
-        from workloads.train.state import trained_parameters
-
-        noise = torch.Generator().manual_seed(seed)
-        for _, parameter in trained_parameters(self.engine.module):
-            with torch.no_grad(), _writable(parameter):
-                parameter += 0.05 * torch.randn(parameter.shape, generator=noise)
-
-    def misjudge(self, error: float) -> None:
-        """From now on the trainer's log-probabilities are wrong by so much."""
-        self.error = error
-
-    def score(self, token_ids: Any) -> list[float]:
-        """Log-probability of each token but the first."""
-        from workloads.grpo.forward import text_logps
-
-        self.engine.eval()
-        logps = text_logps(self.engine, token_ids, self.engine.device)
-        return [logp + self.error for logp in logps]
-
-    def update(self, version: int) -> list[float]:
-        """Updates the engines. Returns the differences that were measured in doing so."""
-        before = len(self.sync.differences)
-        self.sync.update(version)
-        differences: list[float] = self.sync.differences[before:]
-        return differences
-
-
-def _writable(parameter: nn.Parameter) -> Any:
-    """Makes a weight whole, whose changes on the first worker hold for all."""
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(
-        [parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id")
-    )
-
-
-class Ranks:
-    """The train workers, which are all asked the same at once."""
-
-    def __init__(self, actors: list[Any]) -> None:
-        self.actors = actors
-
-    def ask(self, method: str, *args: Any) -> Any:
-        """What the first answers, when all have."""
-        import ray
-
-        return ray.get([getattr(a, method).remote(*args) for a in self.actors], timeout=120)[0]
-
-    def build(
-        self,
-        policy: Policy,
-        handles: dict[int, Any],
-        rollout: RolloutSpec = ROLLOUT,
-        adapters: Path | None = None,
-    ) -> Any:
-        """Makes the policy. Returns the pool that stands between it and these engines."""
-        import ray
-
-        pool = ray.remote(Pool).options(num_cpus=0).remote(handles)
-        self.ask("build", policy, pool, rollout, adapters)
-        return pool
-
-    def difference(self, engine: Any) -> float:
-        """The mean difference of an engine's log-probabilities from the trainer's."""
-        import ray
-
-        theirs = ray.get(engine.score.remote(CANARY), timeout=60)
-        mine = self.ask("score", CANARY)
-        assert len(mine) == len(theirs) == len(CANARY) - 1
-        return sum(abs(a - b) for a, b in zip(mine, theirs, strict=True)) / len(mine)
-
-
-@dataclass(frozen=True)
-class Started:
-    """An engine that is ready."""
-
-    handle: Any
-    pid: int
 
 
 @pytest.fixture(scope="module")
@@ -250,8 +56,8 @@ def cluster() -> Iterator[None]:
         patch.setenv("RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
         import ray
 
-        # Workers can't import this module, so its classes travel whole.
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        # Workers can't import the module, so its classes travel whole.
+        ray.cloudpickle.register_pickle_by_value(weight_sync_harness)
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
@@ -315,8 +121,7 @@ def started(
     settings = {
         "tied": tied,
         "spare": tied,
-        "untied": untied,
-        "async": replace(untied, in_process=False),
+        "untied": replace(untied, in_process=False),
         "adapter": replace(untied, max_lora_rank=8, max_loras=2),
     }
     rollout, rank = ray.remote(RolloutActor), ray.remote(TrainRank)
@@ -350,7 +155,7 @@ def engines(started: tuple[Ranks, dict[str, Started]]) -> dict[str, Started]:
 
 
 LORA = LoraSpec(rank=8)
-TUNERS = {
+TUNERS: dict[str, LoraSpec | FullSpec] = {
     "lora": LORA,
     "full": FullSpec(type="full"),
     "rslora": LoraSpec(rank=8, use_rslora=True),
@@ -384,7 +189,7 @@ def test_the_policy_arrives(
         (difference,) = ranks.ask("update", version)
         assert difference < TOLERANCE
         assert ranks.difference(engine) < TOLERANCE
-        generation = ray.get(engine.generate.remote(request(f"v{version}", 4)))
+        generation = ray.get(engine.generate.remote(request(f"v{version}", 4), 60.0))
         assert generation.spans == [VersionSpan(version, 0, 4)]
 
 
@@ -400,32 +205,30 @@ def test_an_adapter_arrives_as_a_file(
         assert ranks.difference(engine) > VISIBLE
         (difference,) = ranks.ask("update", version)
         assert difference < TOLERANCE
-        generation = ray.get(engine.generate.remote(request(f"v{version}", 4)))
+        generation = ray.get(engine.generate.remote(request(f"v{version}", 4), 60.0))
         assert generation.spans == [VersionSpan(version, 0, 4)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["v1", "v2"]
 
 
+@pytest.mark.parametrize("head", ["tied", "untied"])
 def test_completions_go_on_across_an_update(
-    ranks: Ranks, engines: dict[str, Started], models: dict[str, str]
+    ranks: Ranks, engines: dict[str, Started], models: dict[str, str], head: str
 ) -> None:
-    """In both kinds of engine, which take part in one update."""
+    """In both kinds of engine."""
     import ray
 
-    handles = {0: engines["untied"].handle, 1: engines["async"].handle}
-    ranks.build(Policy(models["untied"], "zero2", LORA), handles)
+    engine = engines[head].handle
+    ranks.build(Policy(models[head], "zero2", LORA), {0: engine})
     first, second = next(VERSIONS), next(VERSIONS)
     assert max(ranks.ask("update", first)) < TOLERANCE
     ranks.ask("disturb", 0)
-    long = [h.generate.remote(request("long", 500)) for h in handles.values()]
-    # They are written in the same steps: when these end, the others have begun.
-    ray.get([h.generate.remote(request("short", 2)) for h in handles.values()])
-    differences = ranks.ask("update", second)
-    assert len(differences) == 2
-    assert max(differences) < TOLERANCE
-    for generation in ray.get(long, timeout=60):
-        before, after = generation.spans
-        assert (before.version, after.version) == (first, second)
-        assert (before.start, before.stop, after.stop) == (0, after.start, 500)
+    long = engine.generate.remote(request("long", 500), 60.0)
+    # They are written in the same steps: when this one ends, the other has begun.
+    ray.get(engine.generate.remote(request("short", 2), 60.0))
+    assert max(ranks.ask("update", second)) < TOLERANCE
+    before, after = ray.get(long, timeout=60).spans
+    assert (before.version, after.version) == (first, second)
+    assert (before.start, before.stop, after.stop) == (0, after.start, 500)
 
 
 def test_a_difference_ends_the_run(
@@ -445,7 +248,7 @@ def test_an_engine_that_hangs_is_reported(
 
     engine, spare = engines["tied"].handle, engines["spare"]
     handles = {0: engine, 1: Struck(spare.handle, spare.pid, signal.SIGSTOP, "update_weights")}
-    rollout = ROLLOUT.model_copy(update={"sync_timeout_s": 6.0})
+    rollout = ROLLOUT.model_copy(update={"sync_timeout_s": 3.0})
     pool = ranks.build(Policy(models["tied"], "zero3", FullSpec(type="full")), handles, rollout)
     ranks.ask("disturb", 0)
     version = next(VERSIONS)
@@ -456,9 +259,9 @@ def test_an_engine_that_hangs_is_reported(
     assert difference < TOLERANCE
     assert ranks.difference(engine) < TOLERANCE
     assert ray.get(pool.heard.remote()) == [
-        ("end_update", version, [], {1: "update_weights took longer than 6 s"}),
-        ("failed_update", [0]),
-        ("end_update", version, [0], {}),
+        ("end_update", version, [], {(1, 1): "update_weights took longer than 13 s"}),
+        ("failed_update", [(0, 1)]),
+        ("end_update", version, [(0, 1)], {}),
     ]
     early, (generation,) = ray.get(pool.completions.remote())
     assert early == 0
@@ -466,20 +269,20 @@ def test_an_engine_that_hangs_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("head", "survivor", "victim", "method"),
+    ("head", "victim", "method"),
     [
-        ("tied", "tied", "spare", "update_weights"),
-        ("untied", "async", "untied", "start_weight_update"),
+        ("tied", "spare", "update_weights"),
+        ("untied", "adapter", "start_weight_update"),
     ],
 )
 def test_an_engine_that_dies_is_reported(
     ranks: Ranks, engines: dict[str, Started], models: dict[str, str],
-    head: str, survivor: str, victim: str, method: str,
+    head: str, victim: str, method: str,
 ) -> None:  # fmt: skip
     """The last test, for the victims are gone."""
     import ray
 
-    engine, lost = engines[survivor].handle, engines[victim]
+    engine, lost = engines[head].handle, engines[victim]
     handles = {0: engine, 1: Struck(lost.handle, lost.pid, signal.SIGKILL, method)}
     pool = ranks.build(Policy(models[head], "zero3", LORA), handles)
     ranks.ask("disturb", 0)
@@ -488,9 +291,9 @@ def test_an_engine_that_dies_is_reported(
     assert difference < TOLERANCE
     assert ranks.difference(engine) < TOLERANCE
     assert ray.get(pool.heard.remote()) == [
-        ("end_update", version, [], {1: f"it died in {method} (ActorDiedError)"}),
-        ("failed_update", [0]),
-        ("end_update", version, [0], {}),
+        ("end_update", version, [], {(1, 1): f"it died in {method} (ActorDiedError)"}),
+        ("failed_update", [(0, 1)]),
+        ("end_update", version, [(0, 1)], {}),
     ]
     early, (generation,) = ray.get(pool.completions.remote())
     assert early == 0

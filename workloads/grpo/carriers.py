@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from torch import nn
     from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
 
-_PATIENCE = 0.75
-"""The group's share of the deadline. It gives up first, so that an engine that waits in it for one
-that hangs still answers in time."""
-
 Members = Sequence[tuple[int, int]]
 """Index and incarnation of the engines that take part."""
 
@@ -94,7 +90,7 @@ class FullWeights:
             address, size = ray.util.get_node_ip_address(), 1 + len(members) * workers
             try:
                 self._trainer = WeightTransferTrainerFactory.trainer_init(
-                    _init_info(self.backend, self.rank, address, size, _PATIENCE * timeout_s),
+                    _init_info(self.backend, self.rank, address, size, timeout_s),
                     client=self._client,
                     source=PolicySource(self.module, self.dtype),
                 )

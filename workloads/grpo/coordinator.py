@@ -83,6 +83,7 @@ class Coordinator:
         self._fleet = self._make_fleet()
         self._producer: Producer | None = None
         self._running: asyncio.Task[None] | None = None
+        self._warming: list[asyncio.Task[None]] = []
 
     async def start(self) -> list[int]:
         """Starts engines, and the making of batches. Returns the tokens of the canary's text."""
@@ -92,13 +93,15 @@ class Coordinator:
         episodes = await Episodes.start(
             self._spec, self._task.model, self._task.paths, self._fleet, self._task.seed
         )
+        pools = self._reward_pools()
+        self._warming = [asyncio.ensure_future(pool.warm_up()) for pool in pools.values()]
         self._producer = Producer(
             self._spec,
             self._task.seed,
             self._ledger,
             reader,
             episodes,
-            self._reward_pools(),
+            pools,
             self._recorder,
         )
         self._running = asyncio.ensure_future(self._produce())
@@ -220,8 +223,9 @@ class Coordinator:
 
     async def stop(self) -> None:
         """Ends all engines and rewards."""
-        if self._running:
-            self._running.cancel()
+        for task in (self._running, *self._warming):
+            if task:
+                task.cancel()
         if self._producer:
             await self._producer.close()
         self._fleet.close()

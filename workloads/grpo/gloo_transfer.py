@@ -11,8 +11,11 @@ workers import it as their extension.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from math import prod
@@ -37,6 +40,8 @@ from vllm.distributed.weight_transfer.factory import (
 
 BACKEND = "gloo"
 BUCKET_BYTES = 64 * 2**20
+_LEFT = "left"
+_POLL_S = 0.002
 
 
 @dataclass
@@ -71,10 +76,40 @@ class GlooTrainerInitInfo(TrainerInitInfo):
     timeout_s: float
 
 
-def _join(address: str, port: int, rank: int, world_size: int, timeout_s: float) -> Any:
-    timeout = timedelta(seconds=timeout_s)
-    store = TCPStore(address, port, world_size, rank == 0, timeout=timeout)
-    return ProcessGroupGloo(PrefixStore("weights", store), rank, world_size, timeout)
+class _Group:
+    """The trainer, which is rank 0, and the engines' workers."""
+
+    def __init__(
+        self, address: str, port: int, rank: int, world_size: int, timeout_s: float
+    ) -> None:
+        """Returns when all members have joined. No broadcast may take longer than `timeout_s`."""
+        timeout = timedelta(seconds=timeout_s)
+        self._store = TCPStore(address, port, world_size, rank == 0, timeout=timeout)
+        members = PrefixStore("weights", self._store)
+        self._gloo: Any = ProcessGroupGloo(members, rank, world_size, timeout)
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Makes everyone's tensor the trainer's.
+
+        Raises:
+            RuntimeError: if a member died, hung or left.
+        """
+        work = self._gloo.broadcast(tensor, 0)
+        # gloo does not tell who has a part of a tensor that no more of it will come.
+        while not work.is_completed():
+            if self._store.check([_LEFT]):
+                raise RuntimeError("a member has left the group")
+            time.sleep(_POLL_S)
+        work.wait()
+
+    def leave(self) -> None:
+        """Ends the group for all its members."""
+        with suppress(RuntimeError):  # The trainer, which has the store, may be gone.
+            self._store.set(_LEFT, "")
+        # A group that is let go of waits until what is under way has timed out.
+        held = [self._gloo]
+        del self._gloo
+        threading.Thread(target=held.clear, daemon=True).start()
 
 
 def buckets(sizes: Sequence[int], limit: int = BUCKET_BYTES) -> Iterator[slice]:
@@ -94,13 +129,13 @@ class GlooEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
 
     init_info_cls = GlooInitInfo
     update_info_cls = GlooUpdateInfo
-    _group: Any = None
+    _group: _Group | None = None
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Joins the group; returns when all members have."""
         parallel = self.parallel_config
         rank = init_info.rank_offset + parallel.data_parallel_index * parallel.world_size
-        self._group = _join(
+        self._group = _Group(
             init_info.master_address,
             init_info.master_port,
             rank + parallel.rank,
@@ -119,24 +154,10 @@ class GlooEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
         if self._group is None:
             raise RuntimeError("the engine has joined no group to receive weights from")
         try:
-            self.model.load_weights(self._received(update_info))
+            self.model.load_weights(_received(self._group, update_info))
         except BaseException:
             self.shutdown()
             raise
-
-    def _received(self, info: GlooUpdateInfo) -> Iterator[tuple[str, Tensor]]:
-        dtypes = [getattr(torch, name) for name in info.dtype_names]
-        sizes = [
-            prod(shape) * dtype.itemsize for shape, dtype in zip(info.shapes, dtypes, strict=True)
-        ]
-        for part in buckets(sizes):
-            flat = torch.empty(sum(sizes[part]), dtype=torch.uint8)
-            self._group.broadcast(flat, 0).wait()
-            tensors = flat.split(sizes[part])
-            for name, dtype, shape, tensor in zip(
-                info.names[part], dtypes[part], info.shapes[part], tensors, strict=True
-            ):
-                yield name, tensor.view(dtype).view(shape)
 
     def finish_weight_update(self) -> None:
         """Puts the new weights to use."""
@@ -147,7 +168,22 @@ class GlooEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
 
     def shutdown(self) -> None:
         """Leaves the group."""
-        self._group = None
+        if self._group:
+            self._group.leave()
+            self._group = None
+
+
+def _received(group: _Group, info: GlooUpdateInfo) -> Iterator[tuple[str, Tensor]]:
+    dtypes = [getattr(torch, name) for name in info.dtype_names]
+    sizes = [prod(shape) * dtype.itemsize for shape, dtype in zip(info.shapes, dtypes, strict=True)]
+    for part in buckets(sizes):
+        flat = torch.empty(sum(sizes[part]), dtype=torch.uint8)
+        group.broadcast(flat)
+        tensors = flat.split(sizes[part])
+        for name, dtype, shape, tensor in zip(
+            info.names[part], dtypes[part], info.shapes[part], tensors, strict=True
+        ):
+            yield name, tensor.view(dtype).view(shape)
 
 
 def _repack_tied_heads(model: nn.Module) -> None:
@@ -167,7 +203,7 @@ class GlooTrainer(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
     """The trainer's side: rank 0 of the train workers sends, the others take part in gathering."""
 
     init_info_cls = GlooTrainerInitInfo
-    _group: Any = None
+    _group: _Group | None = None
 
     @classmethod
     def trainer_init(
@@ -190,7 +226,7 @@ class GlooTrainer(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
         )
         with ThreadPoolExecutor(1) as pool:
             joined = pool.submit(client.init_weight_transfer_engine, asdict(theirs))
-            trainer._group = _join(
+            trainer._group = _Group(
                 init_info.master_address,
                 init_info.master_port,
                 0,
@@ -218,7 +254,8 @@ class GlooTrainer(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
             [str(m.dtype).removeprefix("torch.") for m in meta],
             [list(m.shape) for m in meta],
         )
-        tensors = (tensor for _, tensor in self.source)
+        assert self._group is not None
+        group, tensors = self._group, (tensor for _, tensor in self.source)
         # Its end waits for the engines' answers, which say who of them failed.
         with ThreadPoolExecutor(1) as pool:
             try:
@@ -226,7 +263,7 @@ class GlooTrainer(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
                 received = pool.submit(self.client.update_weights, asdict(info))
                 for part in buckets([prod(m.shape) * m.dtype.itemsize for m in meta]):
                     flat = [next(tensors).reshape(-1).view(torch.uint8) for _ in meta[part]]
-                    self._group.broadcast(torch.cat(flat), 0).wait()
+                    group.broadcast(torch.cat(flat))
                 received.result()
                 self.client.finish_weight_update()
             except BaseException:
@@ -238,7 +275,9 @@ class GlooTrainer(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
 
     def shutdown(self) -> None:
         """Leaves the group, which ends the waiting of its other members."""
-        self._group = None
+        if self._group:
+            self._group.leave()
+            self._group = None
 
 
 class WorkerExtension:

@@ -71,6 +71,11 @@ class RewardPool:
         self._has_loaded = False
         self._ended: str | None = None
 
+    async def warm_up(self) -> None:
+        """Has a first process load the reward, ahead of the first call."""
+        if worker := await self._loaded_worker():
+            self._give_back(worker)
+
     async def score(self, samples: Sequence[Sample]) -> Scores:
         """The scores of a group's completions. It waits while all processes are busy.
 
