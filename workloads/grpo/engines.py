@@ -11,11 +11,20 @@ import asyncio
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from workloads.grpo.vllm_calls import (
+    Prompts,
+    Update,
+    death_ends_process,
+    faults_of_prompts,
+    prompt_logprobs,
+    sampling_params,
+    score_params,
+)
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -172,26 +181,6 @@ def start_engine(settings: EngineSettings) -> Engine:
     return InProcessEngine(settings) if settings.in_process else AsyncEngine(settings)
 
 
-def _sampling_params(sampling: Sampling) -> SamplingParams:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        temperature=sampling.temperature,
-        max_tokens=sampling.max_tokens,
-        seed=sampling.seed,
-        logprobs=0,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-        detokenize=False,
-    )
-
-
-def _score_params() -> SamplingParams:
-    from vllm import SamplingParams
-
-    return SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-
-
 def _generation(output: RequestOutput) -> Generation:
     completion = output.outputs[0]
     if completion.finish_reason not in ("stop", "length"):
@@ -209,93 +198,16 @@ def _version(text: str) -> int:
     return int(text) if text.isdigit() else -1
 
 
-def _prompt_logprobs(output: RequestOutput) -> list[float]:
-    steps = (output.prompt_logprobs or [])[1:]
-    ids = (output.prompt_token_ids or [])[1:]
-    return [step[token].logprob for step, token in zip(steps, ids, strict=True)]
-
-
-@contextmanager
-def _faults_of_prompts() -> Iterator[None]:
-    """Makes what vLLM refuses of a prompt, such as its length, a `ValueError`."""
-    from vllm.exceptions import VLLMValidationError
-
-    try:
-        yield
-    except VLLMValidationError as error:
-        raise ValueError(str(error)) from error
-
-
-@contextmanager
-def _death_ends_process() -> Iterator[None]:
-    """Ends this process when vLLM's engine process has died, for the pool to replace both."""
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    try:
-        yield
-    except EngineDeadError:
-        os._exit(70)
-
-
-class _Prompts:
-    """Prompts as vLLM takes them, and the adapter that is in use."""
-
-    def __init__(self) -> None:
-        self.version = 0
-        self.adapter: Any = None
-
-    def prompt(self, token_ids: Sequence[int]) -> Any:
-        # The salt keeps what was cached with older weights from being used with newer ones.
-        return {"prompt_token_ids": list(token_ids), "cache_salt": f"weights-{self.version}"}
-
-    def use_adapter(self, path: str, version: int) -> None:
-        from vllm.lora.request import LoRARequest
-
-        # A name and path for each version: vLLM tells adapters apart, and caches, by them.
-        self.adapter = LoRARequest(f"policy-{version}", version + 1, path)
-
-
-class _Update:
-    """How far a weight update has come. vLLM can finish one, but not give one up."""
-
-    def __init__(self) -> None:
-        self.incomplete = False
-        """Whether weights are half-way replaced, and nothing can be computed with them."""
-        self._open = False
-        """Whether vLLM takes it to be under way, which after an error in receiving it does not."""
-
-    def begin(self, method: str) -> list[str]:
-        """Notes that a method is about to be called. Returns what must be called before it.
-
-        Before a new update, what is left of a broken one is finished: its half-loaded layers would
-        mix the weights of both.
-        """
-        left = method == "start_weight_update" and self.incomplete
-        reopened = ["start_weight_update"] if left and not self._open else []
-        if method == "start_weight_update":
-            self.incomplete = True
-        if method in ("start_weight_update", "update_weights"):
-            self._open = False
-        return [*reopened, "finish_weight_update"] if left else []
-
-    def end(self, method: str) -> None:
-        """Notes that a method did its work."""
-        if method in ("start_weight_update", "update_weights"):
-            self._open = True
-        elif method == "finish_weight_update":
-            self.incomplete = self._open = False
-
-
 class InProcessEngine:
     """vLLM's `LLM` in a thread of its own, which alone touches it."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        self._prompts = _Prompts()
+        self._prompts = Prompts()
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]]
         self._commands = queue.SimpleQueue()
         self._waiting: dict[str, Future[RequestOutput]] = {}
         self._scored = 0
-        self._update = _Update()
+        self._update = Update()
         ready: Future[None] = Future()
         thread = threading.Thread(target=self._run, args=(settings, ready), name="engine")
         thread.daemon = True
@@ -305,7 +217,7 @@ class InProcessEngine:
     async def generate(self, request: Request) -> Generation:
         """See `Engine`."""
         output = await self._submit(
-            request.request_id, request.prompt_ids, _sampling_params(request.sampling)
+            request.request_id, request.prompt_ids, sampling_params(request.sampling)
         )
         return _generation(output)
 
@@ -313,7 +225,7 @@ class InProcessEngine:
         """See `Engine`."""
         self._scored += 1
         name = f"score-{self._scored}"
-        return _prompt_logprobs(await self._submit(name, token_ids, _score_params()))
+        return prompt_logprobs(await self._submit(name, token_ids, score_params()))
 
     async def call(self, method: str, *args: Any) -> Any:
         """See `Engine`."""
@@ -345,7 +257,7 @@ class InProcessEngine:
 
         def add() -> None:
             prompt = self._prompts.prompt(token_ids)
-            with _faults_of_prompts():
+            with faults_of_prompts():
                 self._llm.llm_engine.add_request(
                     name, prompt, params, lora_request=self._prompts.adapter
                 )
@@ -414,15 +326,15 @@ class AsyncEngine:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._prompts = _Prompts()
-        self._update = _Update()
+        self._prompts = Prompts()
+        self._update = Update()
         self._scored = 0
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(settings)))
 
     async def generate(self, request: Request) -> Generation:
         """See `Engine`."""
         output = await self._last(
-            request.request_id, request.prompt_ids, _sampling_params(request.sampling)
+            request.request_id, request.prompt_ids, sampling_params(request.sampling)
         )
         return _generation(output)
 
@@ -430,14 +342,14 @@ class AsyncEngine:
         """See `Engine`."""
         self._scored += 1
         name = f"score-{self._scored}"
-        return _prompt_logprobs(await self._last(name, token_ids, _score_params()))
+        return prompt_logprobs(await self._last(name, token_ids, score_params()))
 
     async def call(self, method: str, *args: Any) -> Any:
         """See `Engine`."""
         if method == "start_weight_update":
             await self._llm.pause_generation(mode="keep", clear_cache=False)
             self._prompts.version += 1
-        with _death_ends_process():
+        with death_ends_process():
             for earlier in self._update.begin(method):
                 await getattr(self._llm, earlier)()
             result = await getattr(self._llm, method)(*args)
@@ -456,7 +368,7 @@ class AsyncEngine:
     ) -> RequestOutput:
         prompt = self._prompts.prompt(token_ids)
         last = None
-        with _death_ends_process(), _faults_of_prompts():
+        with death_ends_process(), faults_of_prompts():
             async for output in self._llm.generate(
                 prompt, params, name, lora_request=self._prompts.adapter
             ):
