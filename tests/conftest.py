@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+SaveLlama = Callable[..., None]
 
 VOCABULARY = 384
 END, PAD = "<|im_end|>", "<|endoftext|>"
@@ -35,33 +38,44 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_llama() -> SaveLlama:
+    """Saves a Llama model of 350,000 random weights with a tokenizer; other settings by name."""
+    return _save_llama
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, save_llama: SaveLlama) -> Path:
     """The folder of a Llama model of 350,000 random weights, with a byte-level tokenizer."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     # On a model this small, threads cost more than they gain.
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("tiny-model")
-    tokenizer = _tokenizer()
+    save_llama(folder, _tokenizer(), vocab_size=VOCABULARY)
+    return folder
+
+
+def _save_llama(folder: Path, tokenizer: PreTrainedTokenizerFast, **settings: Any) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     tokenizer.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
+    tiny = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+        LlamaForCausalLM(LlamaConfig(**tiny | settings)).save_pretrained(folder)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from jobs.spec.fields import ModelReference, SecretReference, StageSpec
 from jobs.spec.resources import ResourcesSpec
 from jobs.spec.rewards import RewardSpec
 from jobs.spec.rollout import RolloutSpec
-from jobs.spec.training import TrainingSpec
+from jobs.spec.training import TrainingSpec, check_places
 from jobs.spec.tuner import LoraSpec, TunerSpec
 
 
@@ -90,19 +90,13 @@ class GrpoSpec(StageSpec):
     @model_validator(mode="after")
     def _batches_divide(self) -> GrpoSpec:
         training, group = self.training, self.rollout.num_generations
-        pass_rows = training.per_device_train_batch_size * self.resources.workers
+        check_places(training, self.resources)
         size = training.global_batch_size
         if training.gradient_accumulation_steps:
+            pass_rows = training.per_device_train_batch_size * self.resources.workers
             size = training.gradient_accumulation_steps * pass_rows
         if not size:
             return self
-        if size % pass_rows:
-            below = size // pass_rows * pass_rows
-            raise ValueError(
-                f"global_batch_size {size} is not a multiple of per_device_train_batch_size x "
-                f"workers = {pass_rows}; choose {f'{below} or ' if below else ''}"
-                f"{below + pass_rows}"
-            )
         generated = size * self.algorithm.steps_per_generation
         if generated % group:
             raise ValueError(
@@ -133,11 +127,6 @@ class GrpoSpec(StageSpec):
             raise ValueError(
                 f"training.{unread[0]} has no meaning here: the reward of every step is measured; "
                 "remove it"
-            )
-        if self.training.torch_dtype == "float16" and not self.resources.gpus_per_worker:
-            raise ValueError(
-                "training.torch_dtype float16 needs GPUs, since DeepSpeed trains in it on few "
-                "CPUs; choose bfloat16 or float32, or set resources.gpus_per_worker"
             )
         if self.rollout.weight_sync == "adapter" and not isinstance(self.tuner, LoraSpec):
             raise ValueError(

@@ -21,7 +21,7 @@ from jobs.spec.checkpoint import CheckpointSpec
 from jobs.spec.dataset import DatasetSpec
 from jobs.spec.fields import ModelReference, SecretReference, StageSpec
 from jobs.spec.resources import ResourcesSpec
-from jobs.spec.training import TrainingSpec
+from jobs.spec.training import TrainingSpec, check_places
 from jobs.spec.tuner import LoraSpec, TunerSpec
 
 
@@ -46,23 +46,6 @@ class SftSpec(StageSpec):
     """Opens a gated model on the hub: `${secret:HF_TOKEN}`."""
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> SftSpec:
-        size = self.training.global_batch_size
-        pass_size = self.training.per_device_train_batch_size * self.resources.workers
-        if size and size % pass_size:
-            below = size // pass_size * pass_size
-            nearest = f"{below} or {below + pass_size}" if below else str(pass_size)
-            raise ValueError(
-                f"global_batch_size {size} is not a multiple of per_device_train_batch_size x "
-                f"workers = {pass_size}; choose {nearest}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _float16_has_gpus(self) -> SftSpec:
-        if self.training.torch_dtype == "float16" and not self.resources.gpus_per_worker:
-            raise ValueError(
-                "torch_dtype float16 needs GPUs, since DeepSpeed trains in it on few CPUs; "
-                "choose bfloat16 or float32, or set resources.gpus_per_worker"
-            )
+    def _fits_its_places(self) -> SftSpec:
+        check_places(self.training, self.resources)
         return self

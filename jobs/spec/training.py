@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from jobs.spec.fields import Spec
+from jobs.spec.resources import ResourcesSpec
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 DeepSpeedStage = Literal[
@@ -82,3 +83,25 @@ class TrainingSpec(Spec):
         if self.warmup_ratio is not None and self.warmup_steps is not None:
             raise ValueError("warmup_ratio and warmup_steps exclude each other; remove one of them")
         return self
+
+
+def check_places(training: TrainingSpec, resources: ResourcesSpec) -> None:
+    """Checks that a batch is whole passes of the workers, and that they train in this precision.
+
+    Raises:
+        ValueError: if not.
+    """
+    size = training.global_batch_size
+    pass_size = training.per_device_train_batch_size * resources.workers
+    if size and size % pass_size:
+        below = size // pass_size * pass_size
+        nearest = f"{below} or {below + pass_size}" if below else str(pass_size)
+        raise ValueError(
+            f"global_batch_size {size} is not a multiple of per_device_train_batch_size x "
+            f"workers = {pass_size}; choose {nearest}"
+        )
+    if training.torch_dtype == "float16" and not resources.gpus_per_worker:
+        raise ValueError(
+            "training.torch_dtype float16 needs GPUs, since DeepSpeed trains in it on few CPUs; "
+            "choose bfloat16 or float32, or set resources.gpus_per_worker"
+        )

@@ -43,27 +43,23 @@ async def picky(completions, number, **columns):
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(
+    tiny_model: Path, save_llama: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A tiny model with heads of a size that vLLM's attention on CPUs knows, and an untied head."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     folder = tmp_path_factory.mktemp("rollout-model")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    save_llama(
+        folder,
+        AutoTokenizer.from_pretrained(tiny_model),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=512,
         tie_word_embeddings=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

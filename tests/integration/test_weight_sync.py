@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,35 +64,32 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def models(
+    tiny_model: Path, save_llama: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """Two models with heads of a size that vLLM's attention on CPUs knows, by their output layer.
 
     The tied one has 92 MB, and travels in two buckets, the cut between `gate` and `up` of its last
     layer, which vLLM loads as one.
     """
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.eos_token = None
     folders = {}
     for head, width in (("tied", 60_000), ("untied", 128)):
         folder = tmp_path_factory.mktemp(head)
-        tokenizer.save_pretrained(folder)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
+        save_llama(
+            folder,
+            tokenizer,
             hidden_size=64,
             intermediate_size=width,
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=1,
-            max_position_embeddings=512,
             initializer_range=0.1,
             tie_word_embeddings=head == "tied",
-            eos_token_id=None,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
         )
-        LlamaForCausalLM(config).save_pretrained(folder)
         folders[head] = str(folder)
     return folders
 
@@ -128,7 +125,7 @@ def started(
     handles = {
         name: rollout.options(
             num_cpus=0, max_concurrency=100, runtime_env={"env_vars": environment(chosen)}
-        ).remote(chosen, str(folder / f"{name}.log"))
+        ).remote(chosen, folder / f"{name}.log")
         for name, chosen in settings.items()
     }
     pids = {name: handle.start.remote() for name, handle in handles.items()}

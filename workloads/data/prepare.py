@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs.errors import Problem, SpecError
 from jobs.spec.dataset import DatasetSpec, SourceSpec
 from storage.commit import begin, commit, read_committed
 from storage.manifest import Owner
@@ -30,8 +29,7 @@ from workloads.data.rows import (
     Chunk,
     LeftOut,
     Message,
-    bad_row_problems,
-    mend_rows,
+    check_left,
 )
 from workloads.data.selection import HELD_OUT, held_out_rows, select
 from workloads.data.sources import chunk_files, find_files
@@ -135,7 +133,8 @@ def prepare(
     begin(folder, owner)
     outcomes = sorted(_run(tasks, dataset, model, folder), key=lambda outcome: outcome.number)
     prepared = _gather(outcomes)
-    _check(prepared, dataset)
+    remedy = "raise max_length, set truncation_strategy: right, or give more rows"
+    check_left(prepared.train_rows, prepared, dataset, "no row is left to train on", remedy)
     (folder / _INDEX).write_text(json.dumps(asdict(prepared)))
     commit(folder, owner, {"type": "dataset"})
     return prepared
@@ -313,15 +312,3 @@ def _gather(outcomes: list[_Outcome]) -> Prepared:
         too_long=sum(outcome.too_long for outcome in outcomes),
         first_bad=tuple(bad for o in outcomes for bad in o.first_bad)[:REPORTED_ROWS],
     )
-
-
-def _check(prepared: Prepared, dataset: DatasetSpec) -> None:
-    if prepared.bad_rows and (dataset.strict or not prepared.train):
-        remedy = mend_rows(strict=dataset.strict)
-        raise SpecError(bad_row_problems(prepared.first_bad, prepared.bad_rows, remedy))
-    if not prepared.train:
-        reason = "no row is left to train on"
-        if prepared.too_long:
-            reason += f": all {prepared.too_long:,} are longer than max_length {dataset.max_length}"
-        remedy = "raise max_length, set truncation_strategy: right, or give more rows"
-        raise SpecError([Problem(reason, remedy, path="dataset.train")])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
 from jobs.errors import Problem, SpecError
+from jobs.spec.dataset import DatasetSpec, PromptsSpec
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -101,3 +102,37 @@ def bad_row_problems(rows: Sequence[LeftOut], count: int, remedy: str) -> list[P
         more = f"and {count - len(rows):,} more rows like these"
         problems.append(Problem(more, file=rows[-1].file, line=rows[-1].line))
     return problems
+
+
+class Remains(Protocol):
+    """What became of a dataset's rows that are not among those that are left."""
+
+    @property
+    def bad_rows(self) -> int:
+        """Rows that can't be used."""
+
+    @property
+    def first_bad(self) -> Sequence[LeftOut]:
+        """The first of them."""
+
+    @property
+    def too_long(self) -> int:
+        """Rows that were dropped for their length."""
+
+
+def check_left(
+    rows: int, remains: Remains, dataset: DatasetSpec | PromptsSpec, nothing: str, remedy: str
+) -> None:
+    """Checks that rows are left, and that none was bad where the dataset is strict.
+
+    Raises:
+        SpecError: if not; `nothing` and `remedy` are told where no row was bad, and none is left.
+    """
+    if remains.bad_rows and (dataset.strict or not rows):
+        mend = mend_rows(strict=dataset.strict)
+        raise SpecError(bad_row_problems(remains.first_bad, remains.bad_rows, mend))
+    if not rows:
+        if remains.too_long:
+            longer = f"longer than max_length {dataset.max_length}"
+            nothing += f": all {remains.too_long:,} are {longer}"
+        raise SpecError([Problem(nothing, remedy, path="dataset.train")])

@@ -195,7 +195,7 @@ class Coordinator:
         for member in self._fleet.up():
             try:
                 call = member.handle.call.remote(method, *args)
-                await asyncio.wait_for(_awaited(call), self._spec.rollout.sync_timeout_s)
+                await asyncio.wait_for(call, self._spec.rollout.sync_timeout_s)
             except (TimeoutError, *self._fleet.lost) as error:  # type: ignore[misc]
                 reason = f"{method}: {type(error).__name__}"
                 self._fleet.bury(member, reason, member.incarnation)
@@ -289,7 +289,7 @@ class Coordinator:
                 # else is called must not wait for them.
                 max_concurrency=3 * self._spec.generation_batch_size + 64,
                 runtime_env={"env_vars": environment(task.settings)},
-            ).remote(task.settings, str(task.attempt.rollout_log(index)))
+            ).remote(task.settings, task.attempt.rollout_log(index))
 
         return Fleet(
             size=rollout.actors,
@@ -306,7 +306,3 @@ class Coordinator:
 def canary_tokens(reader: PromptReader, limit: int = 64) -> list[int]:
     """The text that engine and trainer are compared on: the beginning of the first prompt."""
     return list(reader.read([0])[0].prompt_ids[:limit])
-
-
-async def _awaited(call: Any) -> Any:
-    return await call

@@ -123,7 +123,7 @@ class Episodes:
         assert self.spec.environment is not None
         limit = self.spec.environment.timeout_s
         try:
-            return await asyncio.wait_for(_awaited(call), limit)
+            return await asyncio.wait_for(call, limit)
         except TimeoutError:
             raise _BrokenEnvironment(f"a step took longer than {limit:g} s") from None
         except Exception as error:
@@ -181,7 +181,3 @@ def end_tokens(model: str, tokenizer: Any) -> frozenset[int]:
         configured = None
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(i for i in (tokenizer.eos_token_id, *ids) if i is not None)
-
-
-async def _awaited(call: Any) -> Any:
-    return await call

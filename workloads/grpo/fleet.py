@@ -131,10 +131,6 @@ class Fleet:
 
         await self._wait(ready)
 
-    async def wait_for_change(self, condition: Callable[[], bool]) -> None:
-        """Waits until a condition on the members holds. Raises as `wait_until_up`."""
-        await self._wait(condition)
-
     async def generate(
         self, request: Request, preferred: int | None
     ) -> tuple[Generation | DataFailure, int]:
@@ -172,7 +168,7 @@ class Fleet:
         incarnation = member.incarnation
         member.load += 1
         try:
-            return await asyncio.wait_for(_awaited(call), self.request_timeout_s + _GRACE_S)
+            return await asyncio.wait_for(call, self.request_timeout_s + _GRACE_S)
         except self.lost as error:
             raise Lost(f"{type(error).__name__}") from error
         finally:
@@ -198,7 +194,7 @@ class Fleet:
             return
         member.health = Health.SUSPECT
         try:
-            await asyncio.wait_for(_awaited(member.handle.ping.remote()), _PING_S)
+            await asyncio.wait_for(member.handle.ping.remote(), _PING_S)
         except self._silent:
             reason = f"it missed a deadline, and then a ping of {_PING_S:g} s"
             self.bury(member, reason, incarnation)
@@ -252,9 +248,7 @@ class Fleet:
     async def _bring_up(self, member: Member, incarnation: int) -> None:
         started = time.monotonic()
         try:
-            pid = await asyncio.wait_for(
-                _awaited(member.handle.start.remote()), self.start_timeout_s
-            )
+            pid = await asyncio.wait_for(member.handle.start.remote(), self.start_timeout_s)
         except TimeoutError:
             self._died(member, f"it did not start within {self.start_timeout_s:g} s")
         except self.lost as error:
@@ -304,7 +298,7 @@ class Fleet:
                 continue
             member.health = Health.STALE
             try:
-                await asyncio.wait_for(_awaited(member.handle.ping.remote()), _PING_S)
+                await asyncio.wait_for(member.handle.ping.remote(), _PING_S)
             except self._silent as error:
                 reason = f"no answer after a weight update ({type(error).__name__})"
                 self.bury(member, reason, incarnation)
@@ -326,7 +320,3 @@ class Fleet:
             task.cancel()
         for member in self.members:
             self.kill(member.handle)
-
-
-async def _awaited(call: Any) -> Any:
-    return await call

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from jobs.spec.grpo import GrpoSpec
+from workloads.grpo.carriers import shared
 from workloads.grpo.forward import Costs, MicroBatch, micro_batches, token_logps
 from workloads.grpo.loss import PolicyBatch, PolicyLoss, Totals, entropy_threshold, policy_loss
 from workloads.grpo.reference import Reference
@@ -102,7 +103,7 @@ class Learner:
         """
         started = time.monotonic()
         while True:
-            wanted: Wanted = self._shared(self._next(index) if self.rank == 0 else None)
+            wanted: Wanted = shared(self._next(index) if self.rank == 0 else None)
             if wanted.what == "stop":
                 return False
             if wanted.what == "train":
@@ -284,13 +285,6 @@ class Learner:
     def _span(self, what: str, index: int, start: float, stop: float) -> None:
         if self.rank == 0:
             self.coordinator.span.remote(what, index, start, stop)
-
-    def _shared(self, value: Any) -> Any:
-        """The first worker's value, on all workers."""
-        box = [value]
-        if self.workers > 1:
-            torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
 
     def _sum(self, *values: float) -> list[float]:
         """Each value summed over all workers."""

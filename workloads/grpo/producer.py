@@ -97,9 +97,8 @@ class Producer:
         step = index * self._spec.algorithm.steps_per_batch
         self._recorder.completions(step, groups)
         rows = [self._row(group, sample) for group in groups for sample in group.samples]
-        seconds = {"generation": finished - started, "batch": time.time() - started}
         metrics["generation_s"] = round(finished - started, 3)
-        return Batch(index, self._mixed(rows, index), metrics, seconds, _preview(groups))
+        return Batch(index, self._mixed(rows, index), metrics, _preview(groups))
 
     async def _slot(self, slot: int) -> tuple[Group, float]:
         """One group of the batch, and when its last completion was written.

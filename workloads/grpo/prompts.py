@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.errors import Problem, SpecError
 from jobs.spec.dataset import PromptsSpec
 from storage.commit import begin, commit, read_committed
 from storage.manifest import Owner
@@ -29,7 +28,7 @@ from workloads.data.prompt_rows import (
     prompt_file,
     prompt_task,
 )
-from workloads.data.rows import REPORTED_ROWS, LeftOut, Message, bad_row_problems, mend_rows
+from workloads.data.rows import REPORTED_ROWS, LeftOut, Message, check_left
 from workloads.data.selection import select
 from workloads.data.sources import chunk_files, find_files
 
@@ -121,7 +120,8 @@ def prepare_prompts(
     begin(folder, owner)
     outcomes = sorted(_run(tasks, how, folder), key=lambda outcome: outcome.number)
     prepared = _gather(outcomes)
-    _check(prepared, dataset)
+    remedy = "raise max_length, or give shorter prompts"
+    check_left(prepared.rows, prepared, dataset, "no prompt is left", remedy)
     (folder / _INDEX).write_text(json.dumps(asdict(prepared)))
     commit(folder, owner, {"type": "prompts"})
     return prepared
@@ -241,15 +241,3 @@ def _gather(outcomes: list[PromptOutcome]) -> PreparedPrompts:
         cut=sum(outcome.cut for outcome in outcomes),
         first_bad=tuple(bad for o in outcomes for bad in o.first_bad)[:REPORTED_ROWS],
     )
-
-
-def _check(prepared: PreparedPrompts, dataset: PromptsSpec) -> None:
-    if prepared.bad_rows and (dataset.strict or not prepared.rows):
-        remedy = mend_rows(strict=dataset.strict)
-        raise SpecError(bad_row_problems(prepared.first_bad, prepared.bad_rows, remedy))
-    if not prepared.rows:
-        reason = "no prompt is left"
-        if prepared.too_long:
-            reason += f": all {prepared.too_long:,} are longer than max_length {dataset.max_length}"
-        remedy = "raise max_length, or give shorter prompts"
-        raise SpecError([Problem(reason, remedy, path="dataset.train")])

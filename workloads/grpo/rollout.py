@@ -6,9 +6,11 @@ import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from workloads.grpo.engines import Engine, EngineSettings, Generation, Request
+from workloads.process_log import print_to
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,9 @@ class DataFailure:
 class RolloutActor:
     """One engine of the pool. Until `start` has returned it answers nothing but pings."""
 
-    def __init__(self, settings: EngineSettings, log: str) -> None:
+    def __init__(self, settings: EngineSettings, log: Path) -> None:
         """`log` is the file for what this process prints."""
-        _print_to(log)
+        print_to(log)
         self._settings = settings
         self._engine: Engine
 
@@ -64,10 +66,3 @@ class RolloutActor:
     async def load_adapter(self, path: str, version: int) -> None:
         """From now on completions are written with the adapter in this folder."""
         await self._engine.load_adapter(path, version)
-
-
-def _print_to(log: str) -> None:
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)

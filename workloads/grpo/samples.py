@@ -84,7 +84,6 @@ class Batch:
     index: int
     rows: list[TrainRow]
     metrics: dict[str, float]
-    seconds: dict[str, float]
     preview: list[dict[str, Any]]
     """A completion for the log."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from jobs.spec.tuner import FullSpec
 from storage.layout import AttemptLayout, StageLayout
 from storage.manifest import Owner
 from storage.retention import prune
+from workloads.process_log import print_to
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -95,16 +94,10 @@ def set_up(task: TrainTask, timer: Timer) -> Ready:
 
 
 def log_to(task: TrainTask) -> None:
-    """Sends what this process prints to the worker's log, from native code too."""
+    """Sends what this process prints to the worker's log."""
     from ray.train import get_context
 
-    path = task.attempt.worker_log(get_context().get_world_rank())
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
+    print_to(task.attempt.worker_log(get_context().get_world_rank()))
 
 
 def tell(task: TrainTask, phase: str) -> None:
