@@ -47,7 +47,9 @@ def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
     spec = stage.spec
     assert isinstance(spec, GrpoSpec)
     findings, prompts = Findings(), _Prompts()
-    check_trained_model(loaded, stage, spec, findings)
+    source = check_trained_model(loaded, stage, spec, findings)
+    if source and source.kind == "folder" and not findings.problems:
+        _check_context(loaded, stage, spec, Path(source.name), findings)
     check_dataset(loaded, stage.name, spec.dataset, findings, prompts.messages)
     for index, reward in enumerate(spec.rewards):
         _check_reward(loaded, stage, f"rewards[{index}]", reward, findings)
@@ -55,6 +57,25 @@ def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
             _check_solutions(loaded, stage, f"rewards[{index}]", reward, prompts, findings)
     _check_environment(loaded, stage, spec, findings)
     return findings
+
+
+def _check_context(
+    loaded: LoadedSpec, stage: StagePlan, spec: GrpoSpec, model: Path, findings: Findings
+) -> None:
+    """Prompt and completion must fit into what the model can look at."""
+    config = read_json(model / "config.json")
+    positions, wanted = config.get("max_position_embeddings"), spec.rollout.max_model_len or 0
+    # What stretches a model's positions is left to the engine, which knows by how much.
+    stretched = config.get("rope_scaling") or config.get("rope_parameters", {}).get("factor")
+    if isinstance(positions, int) and wanted > positions and not stretched:
+        findings.problems.append(
+            loaded.problem(
+                f"stages.{stage.name}.dataset",
+                f"prompt and completion may have {wanted:,} tokens together, and the model looks "
+                f"at {positions:,}",
+                "lower dataset.max_length or rollout.max_completion_length",
+            )
+        )
 
 
 def _check_reward(

@@ -12,7 +12,7 @@ from jobs.spec.sft import SftSpec
 from workloads.check import Findings, located
 from workloads.data.check import check_dataset
 from workloads.models.check import check_full_model
-from workloads.models.resolve import read_json
+from workloads.models.resolve import ModelSource, read_json
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json",
@@ -32,14 +32,18 @@ def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
 
 def check_trained_model(
     loaded: LoadedSpec, stage: StagePlan, spec: SftSpec | GrpoSpec, findings: Findings
-) -> None:
-    """The model that a stage starts from must be a full one with a tokenizer and chat template."""
+) -> ModelSource | None:
+    """The model that a stage starts from must be a full one with a tokenizer and chat template.
+
+    Returns where it is; None where another stage makes it, or it can't be used.
+    """
     source = check_full_model(loaded, stage, findings, "model", spec.model)
     if source and source.kind == "folder":
         try:
             _check_tokenizer(Path(source.name), spec.model, spec.dataset.chat_template)
         except UserError as error:
             findings.problems += located(loaded, stage, "model", error)
+    return source
 
 
 def _check_tokenizer(folder: Path, model: str, chat_template: str | None) -> None:

@@ -78,6 +78,19 @@ def test_the_model_is_looked_at_as_in_training(folder: Path) -> None:
     assert "has no chat template" in problem.message
 
 
+def test_prompt_and_completion_must_fit_into_the_model(folder: Path) -> None:
+    config = folder / "model" / "config.json"
+    config.write_text('{"max_position_embeddings": 1535}')
+    problem = _problem(_check(folder))
+    assert problem.path == "stages.grpo.dataset"
+    assert "1,536 tokens" in problem.message
+    assert "1,535" in problem.message
+    for fits in ('{"max_position_embeddings": 1536}',
+                 '{"max_position_embeddings": 512, "rope_scaling": {"factor": 4}}'):  # fmt: skip
+        config.write_text(fits)
+        assert not _check(folder).problems
+
+
 def test_rows_are_judged_as_prompts(folder: Path) -> None:
     _rows(folder, GOOD, BARE, {"response": "4"})
     findings = _check(folder, "{name: repetition}")
