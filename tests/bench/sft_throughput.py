@@ -125,7 +125,7 @@ def bare_loop(data: Path, steps: int) -> None:
 
     from cluster.local import cores
     from workloads.data.conversation import RowReader
-    from workloads.data.template import shorten, tokenize
+    from workloads.data.template import Tokenized, shorten, tokenize
     from workloads.models.local import localize
     from workloads.models.resolve import resolve_model
 
@@ -139,7 +139,11 @@ def bare_loop(data: Path, steps: int) -> None:
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     reader = RowReader(None, {}, None, {})
     conversations = [reader.messages(row) for row in json.loads(data.read_text())]
-    rows = [shorten(row, MAX_LENGTH, "right") for row in tokenize(tokenizer, conversations)]
+    rows = [
+        short
+        for row in tokenize(tokenizer, conversations)
+        if isinstance(row, Tokenized) and (short := shorten(row, MAX_LENGTH, "right"))
+    ]
     rates, position = [], 0
     for _ in range(steps):
         started, tokens = time.perf_counter(), 0

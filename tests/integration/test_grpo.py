@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -198,9 +199,13 @@ def test_the_only_engine_is_killed_twice(spec: Path, tmp_path: Path) -> None:
     """Nothing goes on without it, so each time its replacement must be given weights and work."""
     run = Run(spec, tmp_path, "--set", "stages.rl.rollout.actors=1")
     run.wait_until(lambda: run.steps() >= 2)
+
+    def recovered(times: int) -> bool:
+        return len(run.events("rollout_actor_recovered")) == times
+
     for kills in (1, 2):
         os.kill(run.events("rollout_actor_up")[-1]["pid"], signal.SIGKILL)
-        run.wait_until(lambda kills=kills: len(run.events("rollout_actor_recovered")) == kills)
+        run.wait_until(partial(recovered, kills))
     processes = run.children()
     output = run.finish()
     gone(processes)

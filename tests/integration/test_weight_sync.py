@@ -7,7 +7,6 @@ disturbed before each update, so that what did not arrive shows.
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -41,26 +40,22 @@ from workloads.grpo.engines import (
 from workloads.grpo.rollout import RolloutActor
 
 if TYPE_CHECKING:
+    from tests.integration.conftest import OwnRay
+
     Key = tuple[int, int]
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster(own_ray: OwnRay) -> Iterator[None]:
     """A Ray of our own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
-        import ray
+    import ray
 
-        # Workers can't import the module, so its classes travel whole.
-        ray.cloudpickle.register_pickle_by_value(weight_sync_harness)
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    # Workers can't import the module, so its classes travel whole.
+    ray.cloudpickle.register_pickle_by_value(weight_sync_harness)
+    with own_ray(4):
         yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("train_once.py")
 LORA = {"type": "lora", "rank": 4, "dropout": 0.1}
+DORA = LORA | {"use_dora": True}
 FULL = {"type": "full"}
 
 pytestmark = pytest.mark.integration
@@ -50,7 +51,7 @@ def numbers(history: list[dict[str, Any]]) -> list[float]:
     return [record[field] for record in history for field in fields if field in record]
 
 
-@pytest.mark.parametrize("tuner", [LORA, FULL], ids=["lora", "full"])
+@pytest.mark.parametrize("tuner", [LORA, DORA, FULL], ids=["lora", "dora", "full"])
 def test_stages_and_workers_do_not_change_the_losses(
     tuner: dict[str, Any], tiny_model: Path, tmp_path: Path
 ) -> None:

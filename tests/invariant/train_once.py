@@ -65,10 +65,10 @@ def train(case: dict[str, Any]) -> list[dict[str, Any]]:
     with hold_partitioned(training):
         folder = str(resume) if resume and full else case["model"]
         model = load_model(folder, DTYPES[training.torch_dtype])
-    model = attach_tuner(model, tuner, seed=3)
+        model = attach_tuner(model, tuner, seed=3)
     if resume and not full:
         load_adapter(model, resume)
-    keys = use_row_dropout(model, 0.0 if full else tuner.dropout, seed=3)
+    keys = use_row_dropout(model, 0.0 if isinstance(tuner, FullSpec) else tuner.dropout, seed=3)
     engine = make_engine(model, training, GLOBAL_BATCH // (2 * workers))
     allocate(engine, case.get("first", 0))
     state = restore(engine, resume) if resume else {}
@@ -82,7 +82,7 @@ def train(case: dict[str, Any]) -> list[dict[str, Any]]:
 
     def save_checkpoint(step: int) -> None:
         told = {"global_step": step, "log_history": monitor.history if monitor else []}
-        save(engine, tokenizer, stage.checkpoint(step), owner, told, {})
+        save(engine, tokenizer, stage.checkpoint(step), owner, told, {}, {})
 
     share = GLOBAL_BATCH // workers
     mine = slice(rank * share, (rank + 1) * share)

@@ -120,8 +120,9 @@ def _load(task: TrainTask) -> tuple[nn.Module, RowKeys]:
     start = str(task.resume) if full and task.resume else task.model
     with hold_partitioned(training):
         model = load_model(start, DTYPES[training.torch_dtype])
+        # DoRA reads the weights that it adapts; in here PEFT gathers them from their parts.
+        model = attach_tuner(model, tuner, task.seed)
     model.config.use_cache = False
-    model = attach_tuner(model, tuner, task.seed)
     if task.resume and not full:
         load_adapter(model, task.resume)
     if training.gradient_checkpointing:

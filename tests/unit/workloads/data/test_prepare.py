@@ -14,6 +14,7 @@ from jobs.spec.dataset import DatasetSpec
 from storage.manifest import Owner
 from workloads.data.prepare import Bucket, Prepared, prepare
 from workloads.data.readers import jsonl
+from workloads.data.rows import LeftOut
 
 OWNER = Owner("r1", "sft", "key", 1)
 
@@ -28,7 +29,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             numbers.append(index)
             row = workloads.data.prepare._run_task({"id": index}, tasks, *map(_plain, arguments))
             outcome = json.loads(row["outcome"])
-            bad = [workloads.data.prepare.LeftOut(**each) for each in outcome.pop("first_bad")]
+            bad = [LeftOut(**each) for each in outcome.pop("first_bad")]
             yield workloads.data.prepare._Outcome(**outcome, first_bad=bad)
 
     monkeypatch.setattr(workloads.data.prepare, "_run", run)

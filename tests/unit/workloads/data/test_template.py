@@ -154,6 +154,7 @@ def test_a_row_with_nothing_left_to_learn_is_dropped() -> None:
 def test_a_prompt_asks_for_the_model_s_turn(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     (ids,) = tokenize_prompts(tiny_tokenizer, [_messages("a", "b", "c")])
     text = tiny_tokenizer.decode(ids)
+    assert not isinstance(ids, BadRow)
     assert text.endswith("<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n")
     (whole,) = tokenize(tiny_tokenizer, [_messages("a", "b", "c", "d")])
     assert isinstance(whole, Tokenized)

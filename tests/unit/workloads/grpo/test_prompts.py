@@ -184,7 +184,7 @@ def test_long_prompts_lose_their_beginning_or_are_left_out(
 ) -> None:  # fmt: skip
     with (source / "a.jsonl").open("a") as file:
         file.write(json.dumps({"query": "word " * 300 + "!"}) + "\n")
-    how = {"max_length": 40, "truncation_strategy": strategy}
+    how: dict[str, Any] = {"max_length": 40, "truncation_strategy": strategy}
     prepared = _prepare(source, tiny_model, multi_turn=multi_turn, **how)
     assert (prepared.rows, prepared.cut, prepared.too_long) == (rows, cut, too_long)
     prompts = PromptReader(source / "data").read(range(rows))
@@ -200,7 +200,7 @@ def test_long_prompts_lose_their_beginning_or_are_left_out(
 def test_no_prompt_left_is_an_error_that_says_why(
     source: Path, tiny_model: Path, ran: list[int]
 ) -> None:
-    how = {"max_length": 3, "truncation_strategy": "delete"}
+    how: dict[str, Any] = {"max_length": 3, "truncation_strategy": "delete"}
     with pytest.raises(SpecError, match="no prompt is left: all 60 are longer than max_length 3"):
         _prepare(source, tiny_model, **how)
     (source / "b.jsonl").write_text('{"a": 1}\n')

@@ -54,7 +54,10 @@ def test_a_share_of_tests(columns: dict[str, Any], text: str, score: float | Non
 
 
 def test_rows_have_tests_of_their_own() -> None:
-    columns = {"checks": [ASSERTS[:1], None, ASSERTS[1:2]], "tests": [ASSERTS] * 3}
+    columns: dict[str, list[Any]] = {
+        "checks": [ASSERTS[:1], None, ASSERTS[1:2]],
+        "tests": [ASSERTS] * 3,
+    }
     assert code_tests([ADD] * 3, columns, column="checks") == [1, None, 0]
 
 

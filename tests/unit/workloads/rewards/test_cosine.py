@@ -1,13 +1,14 @@
 """The cosine of a completion's length, for right and for wrong answers."""
 
 import math
+from typing import Any
 
 import pytest
 
 from workloads.rewards.cosine import cosine
 
 
-def scores(tokens: int, **settings: float) -> list[float | None]:
+def scores(tokens: int, **settings: Any) -> list[float | None]:
     """What a right and a wrong answer of so many tokens score, of 100 at most."""
     ids = [[0] * tokens] * 2
     return cosine(["72", "71"], ids, ["72"] * 2, max_completion_length=100, **settings)
