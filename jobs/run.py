@@ -19,9 +19,6 @@ from jobs.errors import ExitCode, RaysmithError
 from jobs.load.loaded import LoadedSpec
 from jobs.masking import masker, secret_names
 from jobs.plan.resolve import Plan
-from jobs.spec.grpo import GrpoSpec
-from jobs.spec.merge import MergeSpec
-from jobs.spec.sft import SftSpec
 from jobs.state import FailureClass, RunState
 from jobs.view.closing import closing
 from jobs.view.terminal import open_view
@@ -58,19 +55,10 @@ def run_job(loaded: LoadedSpec, plan: Plan, address: str | None, dashboard: bool
 def _cluster(plan: Plan, address: str | None, dashboard: bool) -> LocalCluster | AttachedCluster:
     if address:
         return AttachedCluster(address)
-    processes, cpus = 1, 0
-    for stage in plan.stages:
-        spec = stage.spec
-        if isinstance(spec, MergeSpec):
-            continue
-        processes = max(processes, _processes_at_once(spec))
-        engine_cpus = (spec.rollout.cpus_per_actor or 0) if isinstance(spec, GrpoSpec) else 0
-        cpus = max(cpus, spec.resources.cpus_per_worker or 0, engine_cpus)
+    specs = [stage.spec for stage in plan.stages]
+    processes = max(spec.processes_at_once for spec in specs)
+    cpus = max(spec.cpus_per_process or 0 for spec in specs)
     return LocalCluster(processes, cpus or None, dashboard)
-
-
-def _processes_at_once(spec: SftSpec | GrpoSpec) -> int:
-    return spec.processes_at_once if isinstance(spec, GrpoSpec) else spec.resources.workers
 
 
 def _exit_code(state: RunState, controller: Controller) -> ExitCode:

@@ -11,7 +11,8 @@ from jobs.load.loaded import LoadedSpec
 from jobs.load.tree import KeyPath, child, dotted, value_at
 from jobs.plan.derive import RULES, accumulation_steps
 from jobs.plan.resolve import Plan
-from jobs.spec.merge import MergeSpec
+from jobs.spec.grpo import GrpoSpec
+from jobs.spec.sft import SftSpec
 
 Layer = Literal["default", "spec", "set", "derived"]
 
@@ -65,7 +66,7 @@ def _resolved(loaded: LoadedSpec, plan: Plan) -> dict[str, Any]:
     content = loaded.spec.model_dump(mode="json")
     for stage in plan.stages:
         content["stages"][stage.name] = stage.spec.model_dump(mode="json")
-        if not isinstance(stage.spec, MergeSpec):
+        if isinstance(stage.spec, SftSpec | GrpoSpec):
             steps = accumulation_steps(stage.spec.training, stage.spec.resources)
             content["stages"][stage.name]["training"]["gradient_accumulation_steps"] = steps
     return content

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from jobs.errors import Problem
 from jobs.load.loaded import LoadedSpec
 from jobs.spec.fields import REFERENCE
-from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import JobSpec, Stage
 from jobs.spec.merge import MergeSpec
-from jobs.spec.tuner import LoraSpec
-
-Artifact = Literal["adapter", "model"]
 
 Edges = Mapping[str, tuple[str, ...]]
 """The stages that each stage needs."""
 
 
-def produces(stage: Stage) -> Artifact:
-    """What a stage leaves for others."""
-    is_adapter = not isinstance(stage, MergeSpec) and isinstance(stage.tuner, LoraSpec)
-    return "adapter" if is_adapter else "model"
-
-
 def inputs(stage: Stage) -> dict[str, str]:
     """The stages whose artifacts a stage takes, by field, such as `rewards[0].model`."""
-    models = {"model": stage.model}
-    if isinstance(stage, GrpoSpec):
-        models |= {f"rewards[{i}].model": each.model or "" for i, each in enumerate(stage.rewards)}
-    matches = {field: REFERENCE.match(model) for field, model in models.items()}
+    matches = {field: REFERENCE.match(taken.value) for field, taken in stage.takes.items()}
     return {field: match["stage"] for field, match in matches.items() if match}
 
 
@@ -102,21 +88,26 @@ def _artifact_problems(loaded: LoadedSpec) -> list[Problem]:
     problems = []
     for name, stage in stages.items():
         for field, source in inputs(stage).items():
-            fits = produces(stages[source]) == ("adapter" if stage.kind == "merge" else "model")
-            if not fits:
-                message, remedy = _misfit(stage, field, source, taken=set(stages))
+            if stages[source].produces not in stage.takes[field].accepts:
+                message, remedy = _misfit(stage, field, source, stages)
                 problems.append(loaded.problem(f"stages.{name}.{field}", message, remedy))
     return problems
 
 
-def _misfit(stage: Stage, field: str, source: str, taken: set[str]) -> tuple[str, str]:
-    if isinstance(stage, MergeSpec):
+def _misfit(stage: Stage, field: str, source: str, stages: Mapping[str, Stage]) -> tuple[str, str]:
+    accepts, left = stage.takes[field].accepts, stages[source].produces
+    if isinstance(stage, MergeSpec) and left == "model":
         return (
             f"nothing to merge: the stage '{source}' leaves a full model",
             f"remove this stage, and use ${{stages.{source}.model}} where its model was used",
         )
+    if left != "adapter":
+        return (
+            f"the stage '{source}' leaves a {left}, and this takes: {', '.join(accepts)}",
+            "name a stage that leaves one of these",
+        )
     base = f"{source}-merged"
-    merged = base if base not in taken else f"{base}-2"
+    merged = base if base not in stages else f"{base}-2"
     return (
         f"a full model is needed, and the stage '{source}' leaves an adapter",
         f"add a merge stage, and take its model:\n"

@@ -14,8 +14,9 @@ from jobs.errors import SpecError
 from jobs.load.loaded import LoadedSpec
 from jobs.load.tree import split_dotted, value_at
 from jobs.plan.derive import resolved_grpo, resolved_sft
-from jobs.plan.graph import Artifact, edges, graph_problems, in_order, inputs, produces
+from jobs.plan.graph import edges, graph_problems, in_order, inputs
 from jobs.spec import SCHEMA_VERSION
+from jobs.spec.fields import Artifact
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage
 from jobs.spec.sft import SftSpec
@@ -174,7 +175,7 @@ def _stage_plan(name: str, spec: Stage, needs: tuple[str, ...]) -> StagePlan:
         resolved = resolved_sft(spec)
     elif isinstance(spec, GrpoSpec):
         resolved = resolved_grpo(spec)
-    return StagePlan(name, resolved, needs, inputs(spec), produces(spec))
+    return StagePlan(name, resolved, needs, inputs(spec), spec.produces)
 
 
 def _stage_to_json(stage: StagePlan) -> dict[str, Any]:

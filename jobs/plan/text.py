@@ -9,8 +9,8 @@ from jobs.plan.resolve import Plan, StagePlan
 from jobs.spec.algorithm import AlgorithmSpec
 from jobs.spec.dataset import PromptsSpec, SourceSpec
 from jobs.spec.grpo import GrpoSpec
-from jobs.spec.merge import MergeSpec
 from jobs.spec.rollout import RolloutSpec
+from jobs.spec.sft import SftSpec
 from jobs.spec.training import TrainingSpec
 
 _HEADER = ("stage", "kind", "model", "workers", "batch", "learning rate", "deepspeed", "leaves")
@@ -51,7 +51,7 @@ def _chain(plan: Plan) -> str:
 def _row(stage: StagePlan) -> tuple[str, ...]:
     spec = stage.spec
     model = spec.model if len(spec.model) <= _MAX_MODEL else f"…{spec.model[-_MAX_MODEL:]}"
-    if isinstance(spec, MergeSpec):
+    if not isinstance(spec, SftSpec | GrpoSpec):
         return stage.name, spec.kind, model, "-", "-", "-", "-", stage.produces
     training, resources = spec.training, spec.resources
     device = "GPU" if resources.gpus_per_worker else "CPU"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -30,11 +31,44 @@ class Spec(BaseModel):
     )
 
 
+Artifact = Literal["adapter", "model", "dataset", "export", "report", "service"]
+"""What a stage leaves for others."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A value of a stage that may name another stage's artifact."""
+
+    value: str
+    accepts: tuple[Artifact, ...]
+    """What it may be."""
+
+
 class StageSpec(Spec):
     """What all kinds of stage have in common. Each kind adds `kind: Literal[...]`."""
 
     after: tuple[str, ...] = ()
     """Stages that must end well before this one starts, where no artifact says so already."""
+
+    @property
+    def produces(self) -> Artifact:
+        """What the stage leaves for others."""
+        raise NotImplementedError
+
+    @property
+    def takes(self) -> dict[str, Input]:
+        """What may be another stage's artifact, by field, such as `rewards[0].model`."""
+        raise NotImplementedError
+
+    @property
+    def processes_at_once(self) -> int:
+        """Processes that compute at the same time."""
+        return 1
+
+    @property
+    def cpus_per_process(self) -> int | None:
+        """CPU cores of each of them, where the spec says it."""
+        return None
 
 
 def _check_secret(value: str) -> str:

@@ -24,7 +24,7 @@ from jobs.spec.algorithm import AlgorithmSpec
 from jobs.spec.checkpoint import CheckpointSpec
 from jobs.spec.dataset import PromptsSpec
 from jobs.spec.environment import EnvironmentSpec
-from jobs.spec.fields import ModelReference, SecretReference, StageSpec
+from jobs.spec.fields import Artifact, Input, ModelReference, SecretReference, StageSpec
 from jobs.spec.resources import ResourcesSpec
 from jobs.spec.rewards import RewardSpec
 from jobs.spec.rollout import RolloutSpec
@@ -61,6 +61,29 @@ class GrpoSpec(StageSpec):
     """Opens a gated model on the hub: `${secret:HF_TOKEN}`."""
 
     @property
+    def produces(self) -> Artifact:
+        """What the tuner trains."""
+        return "adapter" if isinstance(self.tuner, LoraSpec) else "model"
+
+    @property
+    def takes(self) -> dict[str, Input]:
+        """The model to start from, and reward models."""
+        rewards = {f"rewards[{i}].model": each.model or "" for i, each in enumerate(self.rewards)}
+        models = {"model": self.model} | rewards
+        return {field: Input(model, ("model",)) for field, model in models.items()}
+
+    @property
+    def processes_at_once(self) -> int:
+        """Train workers, and the engines where they work meanwhile and do not take turns."""
+        return self.resources.workers + (self.rollout.actors if self.rollout.max_staleness else 0)
+
+    @property
+    def cpus_per_process(self) -> int | None:
+        """The most CPU cores that the spec gives a worker or an engine."""
+        given = (self.resources.cpus_per_worker, self.rollout.cpus_per_actor)
+        return max((cpus for cpus in given if cpus), default=None)
+
+    @property
     def generation_batch_size(self) -> int:
         """Completions that are generated together; the plan has derived the batch size."""
         assert self.training.global_batch_size
@@ -76,11 +99,6 @@ class GrpoSpec(StageSpec):
         """The batch size that all others are multiples of."""
         pass_rows = self.training.per_device_train_batch_size * self.resources.workers
         return lcm(pass_rows, self.rollout.num_generations)
-
-    @property
-    def processes_at_once(self) -> int:
-        """Train workers, and the engines where they work meanwhile and do not take turns."""
-        return self.resources.workers + (self.rollout.actors if self.rollout.max_staleness else 0)
 
     @property
     def sends_adapter(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jobs.spec.fields import ByteSize, ModelReference, SecretReference, StageSpec
+from jobs.spec.fields import Artifact, ByteSize, Input, ModelReference, SecretReference, StageSpec
 from jobs.spec.training import Dtype
 
 
@@ -28,3 +28,13 @@ class MergeSpec(StageSpec):
     """The most bytes in one weights file."""
     hub_token: SecretReference | None = None
     """Opens a gated base model on the hub: `${secret:HF_TOKEN}`."""
+
+    @property
+    def produces(self) -> Artifact:
+        """A full model."""
+        return "model"
+
+    @property
+    def takes(self) -> dict[str, Input]:
+        """The adapter."""
+        return {"model": Input(self.model, ("adapter",))}

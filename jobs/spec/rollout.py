@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from jobs.spec.fields import ByteSize, Spec
-from jobs.spec.training import Dtype
+from jobs.spec.engine import EngineSpec
 
 
-class RolloutSpec(Spec):
+class RolloutSpec(EngineSpec):
     """A pool of vLLM engines, each in an actor that is replaced when it dies.
 
     Completions are sampled from the model's whole distribution: top-p and the like would make the
@@ -36,22 +35,8 @@ class RolloutSpec(Spec):
     cpus_per_actor: PositiveInt | None = None
     """CPU cores that each engine computes with. When absent: a local machine's cores shared among
     the engines, or 4 on a cluster."""
-    tensor_parallel_size: PositiveInt = 1
-    """GPUs that one engine's weights are split over."""
     colocate: bool = False
     """Puts each engine on a train worker's GPU: it sleeps while weights are trained."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of a GPU's memory that an engine takes. When absent: 0.9, or 0.45 when colocated."""
-    kv_cache: ByteSize = "1GB"
-    """Memory of each engine's KV cache on CPUs."""
-    max_num_seqs: PositiveInt = 64
-    """Completions that an engine works on at once."""
-    max_model_len: PositiveInt | None = None
-    """Tokens of prompt and completion together. When absent: the longest prompt and completion."""
-    enforce_eager: bool = False
-    """Does without CUDA graphs, which costs speed and saves memory."""
-    torch_dtype: Dtype | None = None
-    """Precision of the engine's weights; as in training when absent."""
     weight_sync: Literal["full", "adapter"] = "full"
     """What is sent after an update: all weights, with an adapter merged into them, or the adapter
     alone, which needs GPUs to be fast."""

@@ -19,7 +19,7 @@ from pydantic import model_validator
 
 from jobs.spec.checkpoint import CheckpointSpec
 from jobs.spec.dataset import DatasetSpec
-from jobs.spec.fields import ModelReference, SecretReference, StageSpec
+from jobs.spec.fields import Artifact, Input, ModelReference, SecretReference, StageSpec
 from jobs.spec.resources import ResourcesSpec
 from jobs.spec.training import TrainingSpec, check_places
 from jobs.spec.tuner import LoraSpec, TunerSpec
@@ -44,6 +44,26 @@ class SftSpec(StageSpec):
     """The workers to train on."""
     hub_token: SecretReference | None = None
     """Opens a gated model on the hub: `${secret:HF_TOKEN}`."""
+
+    @property
+    def produces(self) -> Artifact:
+        """What the tuner trains."""
+        return "adapter" if isinstance(self.tuner, LoraSpec) else "model"
+
+    @property
+    def takes(self) -> dict[str, Input]:
+        """The model to start from."""
+        return {"model": Input(self.model, ("model",))}
+
+    @property
+    def processes_at_once(self) -> int:
+        """The train workers."""
+        return self.resources.workers
+
+    @property
+    def cpus_per_process(self) -> int | None:
+        """CPU cores of each worker, where the spec says it."""
+        return self.resources.cpus_per_worker
 
     @model_validator(mode="after")
     def _fits_its_places(self) -> SftSpec:
