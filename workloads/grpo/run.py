@@ -14,9 +14,9 @@ from jobs.spec.fields import size_bytes
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.tuner import FullSpec
 from workloads.context import StageContext, StageResult
+from workloads.data.prompts import PreparedPrompts, prepare_prompts
 from workloads.grpo.coordinator import Coordinator, RolloutTask
 from workloads.grpo.engines import EngineSettings
-from workloads.grpo.prompts import PreparedPrompts, prepare_prompts
 from workloads.grpo.worker import LearnerTask, ledger_of, train_worker
 from workloads.models.resolve import ModelSource, resolve_model
 from workloads.train.stage import (
