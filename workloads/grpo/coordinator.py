@@ -28,7 +28,7 @@ from typing import Any
 from jobs.spec.grpo import GrpoSpec
 from storage.layout import AttemptLayout
 from workloads.data.prompts import PromptReader
-from workloads.grpo.engines import EngineSettings, environment
+from workloads.engine import EngineSettings, environment
 from workloads.grpo.episodes import Episodes
 from workloads.grpo.fleet import Fleet, Health
 from workloads.grpo.ledger import Ledger
