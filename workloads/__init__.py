@@ -20,6 +20,7 @@ class Workload:
 WORKLOADS = {
     "sft": Workload(check="workloads.train.check:check", run="workloads.train.run:run"),
     "grpo": Workload(check="workloads.grpo.check:check", run="workloads.grpo.run:run"),
+    "evaluate": Workload(check="workloads.evaluate.check:check", run="workloads.evaluate.run:run"),
     "merge": Workload(check="workloads.merge.check:check", run="workloads.merge.run:run"),
 }
 
