@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jobs.spec.evaluate import EvaluateSpec
+from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.generation import PoolSpec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.resources import ResourcesSpec

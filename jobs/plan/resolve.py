@@ -16,7 +16,7 @@ from jobs.load.tree import split_dotted, value_at
 from jobs.plan.derive import resolved_evaluate, resolved_grpo, resolved_sft
 from jobs.plan.graph import edges, graph_problems, in_order, inputs
 from jobs.spec import SCHEMA_VERSION
-from jobs.spec.evaluate import EvaluateSpec
+from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.fields import Artifact
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage

@@ -8,7 +8,7 @@ from jobs.plan.derive import accumulation_steps
 from jobs.plan.resolve import Plan, StagePlan
 from jobs.spec.algorithm import AlgorithmSpec
 from jobs.spec.dataset import PromptRowsSpec, SourceSpec
-from jobs.spec.evaluate import EvaluateSpec
+from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.generation import PoolSpec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage

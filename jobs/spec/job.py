@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jobs.spec.evaluate import EvaluateSpec
+from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.fields import NAME_PATTERN, Spec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.merge import MergeSpec

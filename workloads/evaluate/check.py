@@ -13,7 +13,7 @@ from typing import Any
 from jobs.errors import Problem, UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.plan.resolve import StagePlan
-from jobs.spec.evaluate import EvaluateSpec, LmEvalSpec, field_of
+from jobs.spec.evaluation import EvaluateSpec, LmEvalSpec, field_of
 from workloads.check import Findings, located
 from workloads.data.check import check_dataset
 from workloads.data.conversation import RowReader, with_solution

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import RaysmithError
-from jobs.spec.evaluate import EvaluateSpec, LmEvalSpec
+from jobs.spec.evaluation import EvaluateSpec, LmEvalSpec
 from storage.durable import write_atomic
 from workloads.context import StageContext
 from workloads.engine import EngineSettings, engine_arguments, environment

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs.spec.evaluate import EvaluateSpec
+from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.rewards import RewardSpec
 from workloads.data.prompts import Prompt
 from workloads.evaluate.metrics import Measured, Metric, Row, Settings, load_metric

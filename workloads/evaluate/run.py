@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.errors import GateNotMet, UserError
 from jobs.observed import write_phase
-from jobs.spec.evaluate import EvaluateSpec, field_of
+from jobs.spec.evaluation import EvaluateSpec, field_of
 from jobs.spec.gate import Bound
 from storage.commit import begin, commit
 from workloads.context import StageContext, StageResult

@@ -71,7 +71,8 @@ def generate(task: Task, pool: PoolSpec, tell: Callable[[Tally], None]) -> Tally
         RaysmithError: if the engine can't be made, or can't work.
     """
     rows = read_prepared(task.prompts).rows
-    task.answers.mkdir(parents=True, exist_ok=True)
+    for folder in (task.answers, task.logs):
+        folder.mkdir(parents=True, exist_ok=True)
     todo = missing(task.answers, rows)
     before = _read_tally(task.answers, rows - sum(chunk.rows for chunk in todo), rows)
     tell(before)
@@ -129,7 +130,6 @@ def _dataset(task: Task, pool: PoolSpec, todo: list[Chunk]) -> Dataset:
         ),
         num_cpus=task.settings.threads,
         num_gpus=pool.gpus,
-        max_restarts=pool.max_actor_restarts,
         runtime_env={"env_vars": environment(task.settings)},
     )
 
@@ -137,10 +137,12 @@ def _dataset(task: Task, pool: PoolSpec, todo: list[Chunk]) -> Dataset:
 def _failure(error: Exception, task: Task) -> RaysmithError:
     from ray.exceptions import RayActorError
 
+    remedy = f"see the engines' logs in {task.logs}"
+    started = len(list(task.logs.iterdir()))
+    if started > task.most_starts:
+        reason = f"engines' processes died {started - 1} times"
+        return ClusterError(reason, f"{remedy}; raise max_actor_restarts if machines are at fault")
     cause = root(error)
-    if isinstance(cause, RaysmithError):
-        return cause
-    remedy = f"see engine_*.log in {task.logs}"
     if isinstance(cause, RayActorError):
-        return ClusterError(f"an engine's process died, and so did those after it: {cause}", remedy)
+        return ClusterError(f"an engine's process died: {cause}", remedy)
     return RaysmithError(f"an engine failed: {type(cause).__name__}: {cause}", remedy)

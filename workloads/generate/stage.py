@@ -134,12 +134,13 @@ def ask_model(
     task = Task(
         prompts=layout.data,
         answers=layout.answers,
-        logs=context.attempt.folder,
+        logs=context.attempt.engine_logs(name),
         settings=engine_settings(context, model, pool, max_model_len),
         adapter=model.adapter,
         generation=generation,
         n=question.n,
         seed=seed,
+        most_starts=pool.actors + pool.max_actor_restarts,
         scores=question.scores,
     )
     write_phase(context.attempt.progress_json, "starting the engines")

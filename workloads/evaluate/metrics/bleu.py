@@ -28,6 +28,7 @@ class Bleu:
         self._sentence = BLEU(tokenize="13a" if self._is_words else "char", effective_order=True)
         self._compute = BLEU.compute_bleu
         self._right, self._all = [0] * _ORDER, [0] * _ORDER
+        self._was_cut = False
         self._predicted = self._labelled = self._rows = 0
 
     def add(self, row: Row) -> dict[str, Any]:
@@ -37,6 +38,7 @@ class Bleu:
         predict, label = row.predict, row.label
         if self._is_words:
             predict, label = spaced(predict), spaced(label)
+            self._was_cut = self._was_cut or label != row.label or predict != row.predict
         score = self._sentence.sentence_score(predict, [label])
         self._right = [a + b for a, b in zip(self._right, score.counts, strict=True)]
         self._all = [a + b for a, b in zip(self._all, score.totals, strict=True)]
@@ -54,7 +56,7 @@ class Bleu:
             self._right, self._all, self._predicted, self._labelled, smooth_method="exp"
         )
         signature = self._sentence.get_signature().format().replace("eff:yes", "eff:no")
-        cut = "|words:rjieba" * self._is_words
+        cut = "|words:rjieba" * self._was_cut
         details = {
             "signature": f"{signature}{cut}",
             "precisions": score.precisions,

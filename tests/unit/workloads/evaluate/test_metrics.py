@@ -10,7 +10,7 @@ import sacrebleu
 from rouge_score import rouge_scorer
 from sklearn.metrics import classification_report, confusion_matrix
 
-from jobs.spec.evaluate import EvaluateSpec
+from jobs.spec.evaluation import EvaluateSpec
 from workloads.evaluate.metrics import METRICS, Row, Settings, load_metric, value_names
 from workloads.evaluate.metrics.classification import NO_CLASS, read_label
 from workloads.evaluate.metrics.exact_match import normalized

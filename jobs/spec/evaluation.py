@@ -128,8 +128,8 @@ class EvaluateSpec(StageSpec):
     @model_validator(mode="after")
     def _parts_fit(self) -> EvaluateSpec:
         if bool(self.model) == bool(self.models):
-            given = "both are given; keep one" if self.model else "neither is given; add one"
-            raise ValueError(f"a stage measures one model, or models by name, and {given}")
+            given = "both are given; keep one" if self.model else "neither is given; add `model`"
+            raise ValueError(f"a stage measures one model, or several by name, and {given}")
         if not self.dataset and not self.lm_eval:
             raise ValueError("there is nothing to measure on; add dataset: {test: [...]}")
         if "classification" in self.metrics and self.dataset and len(set(self.labels)) < 2:
