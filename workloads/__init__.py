@@ -15,6 +15,9 @@ class Workload:
     """Looks at the stage's inputs before anything runs. Imports nothing heavy."""
     run: str
     """Runs one attempt."""
+    hold: str | None = None
+    """Looks whether an artifact that is there already is what the plan demands now, where it can
+    demand more of the same artifact."""
 
 
 WORKLOADS = {

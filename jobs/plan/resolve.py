@@ -24,7 +24,7 @@ from jobs.spec.sft import SftSpec
 
 _PLAN_VERSION = 1
 
-_NOT_IN_KEY = {"resources", "after", "hub_token", "checkpoint"}
+_NOT_IN_KEY = {"resources", "after", "hub_token", "checkpoint", "gate"}
 _NOT_IN_KEY_OF = {
     "training": (
         "logging_steps", "eval_steps", "per_device_eval_batch_size", "gradient_checkpointing",

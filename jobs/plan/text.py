@@ -53,7 +53,7 @@ def _chain(plan: Plan) -> str:
 
 def _row(stage: StagePlan) -> tuple[str, ...]:
     spec = stage.spec
-    model = ", ".join(spec.asked.values()) if isinstance(spec, EvaluateSpec) else spec.model
+    model = _models(spec) if isinstance(spec, EvaluateSpec) else spec.model
     model = model if len(model) <= _MAX_MODEL else f"…{model[-_MAX_MODEL:]}"
     if not isinstance(spec, SftSpec | GrpoSpec):
         return stage.name, spec.kind, model, "-", "-", "-", "-", stage.produces
@@ -76,6 +76,10 @@ def _row(stage: StagePlan) -> tuple[str, ...]:
         training.deepspeed,
         stage.produces,
     )
+
+
+def _models(spec: EvaluateSpec) -> str:
+    return spec.model or ", ".join(spec.models)
 
 
 def _count(number: int, one: str, many: str) -> str:

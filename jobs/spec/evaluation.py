@@ -20,7 +20,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from jobs.spec.dataset import EvaluationRowsSpec
 from jobs.spec.fields import (
-    NAME_PATTERN,
     Artifact,
     Input,
     ModelReference,
@@ -33,7 +32,8 @@ from jobs.spec.generation import GenerationSpec, PoolSpec
 
 MetricName = Literal["loss", "exact_match", "accuracy", "bleu", "rouge", "classification"]
 
-ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+"""Without dots, which separate it from the name of a metric."""
 
 ONLY = "model"
 """The name of a model that is the only one."""

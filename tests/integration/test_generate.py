@@ -26,7 +26,11 @@ from workloads.generate.worker import Task
 if TYPE_CHECKING:
     from tests.integration.conftest import OwnRay
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400),
+    # Ray Data warns of its own defaults.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+]  # fmt: skip
 
 ROWS, NEW_TOKENS = 100, 8
 LONG = 33

@@ -71,6 +71,22 @@ def write_report(folder: Path, reports: Sequence[ModelReport], verdicts: Sequenc
     (folder / TABLE).write_text(_markdown(reports, verdicts), encoding="utf-8")
 
 
+def values_of(reports: Sequence[ModelReport]) -> dict[str, float]:
+    """All numbers by the names that a gate calls them: the first model's, and all as `NAME.X`."""
+    named = {f"{r.name}.{name}": value for r in reports for name, value in r.values.items()}
+    return {**reports[0].values, **named}
+
+
+def read_values(folder: Path) -> dict[str, float]:
+    """`values_of` what `write_report` wrote into a folder."""
+    models = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["models"]
+    reports = []
+    for name, report in models.items():
+        numbers = {key: math.nan if v is None else v for key, v in report["metrics"].items()}
+        reports.append(ModelReport(name, report["model"], numbers, {}))
+    return values_of(reports)
+
+
 def table(reports: Sequence[ModelReport]) -> list[tuple[str, ...]]:
     """A line to each number, a column to each model; of several, how they differ from the first."""
     first, *others = reports

@@ -149,5 +149,6 @@ def test_where_engines_are_and_what_is_demanded_only_some_is_in_the_key(
 ) -> None:
     first = checked(tmp_path, good).keys
     assert checked(tmp_path, f"{good}\nengine: {{actors: 2, kv_cache: 2GB}}").keys == first
+    assert checked(tmp_path, f'{good}\ngate: {{loss: "< 1"}}').keys == first
     assert checked(tmp_path, f"{good}\nengine: {{torch_dtype: float32}}").keys != first
     assert checked(tmp_path, f"{good}\nlevel: char").keys != first
