@@ -117,7 +117,9 @@ def _dataset(task: Task, pool: PoolSpec, todo: list[Chunk]) -> Dataset:
 
     # Enough chunks at once that the engine's places are full while the longest answers end.
     at_once = -(-task.settings.max_num_seqs // ROWS_PER_CHUNK) + 1
-    numbers = ray.data.range(len(todo), override_num_blocks=len(todo))
+    # Made here, and by no task, which would wait where engines take all of a cluster's cores.
+    items = [{"id": index} for index in range(len(todo))]
+    numbers = ray.data.from_items(items, override_num_blocks=len(todo))
     return numbers.map_batches(
         Generator,
         batch_size=1,
