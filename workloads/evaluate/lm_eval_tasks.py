@@ -1,6 +1,7 @@
-"""Tasks of the library lm-eval, asked by its own vLLM model in a process of their own.
+"""Tasks of the library lm-eval, asked by its own models in a process of their own.
 
-What tasks are, how they are asked and how they are scored is lm-eval's alone.
+What tasks are, how they are asked and how they are scored is lm-eval's alone. On GPUs it asks vLLM;
+on CPUs transformers, since it looks for vLLM by the name of the distribution for GPUs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from workloads.process_log import print_to
 
 _OF_ENGINE = ("model", "logprobs_mode", "disable_log_stats", "enable_lora", "max_loras")
 """Arguments that lm-eval gives vLLM itself, or that are ours alone."""
+_BATCH = 8
+"""Texts that transformers looks at together on CPUs."""
 
 
 def measure_tasks(
@@ -87,18 +90,10 @@ def _evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     print_to(log)
     from lm_eval import simple_evaluate
-    from lm_eval.models.vllm_causallms import VLLM
     from lm_eval.tasks import TaskManager
 
-    arguments = engine_arguments(settings)
-    for name in _OF_ENGINE:
-        arguments.pop(name, None)
-    adapter = {"lora_local_path": model.adapter} if model.adapter else {}
-    language_model = VLLM(
-        pretrained=settings.model, tokenizer=model.tokenizer, **arguments, **adapter
-    )
     found = simple_evaluate(
-        model=language_model,
+        model=_on_gpu(settings, model) if settings.on_gpu else _on_cpu(settings, model),
         tasks=list(tasks.names),
         num_fewshot=wanted.num_fewshot,
         limit=wanted.limit,
@@ -114,3 +109,27 @@ def _evaluate(
     assert found, "only other ranks than the first get nothing"
     results: dict[str, Any] = found["results"]
     return results
+
+
+def _on_gpu(settings: EngineSettings, model: AskedModel) -> Any:
+    from lm_eval.models.vllm_causallms import VLLM
+
+    arguments = engine_arguments(settings)
+    for name in _OF_ENGINE:
+        arguments.pop(name, None)
+    adapter = {"lora_local_path": model.adapter} if model.adapter else {}
+    return VLLM(pretrained=model.folder, tokenizer=model.tokenizer, **arguments, **adapter)
+
+
+def _on_cpu(settings: EngineSettings, model: AskedModel) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(
+        pretrained=model.folder,
+        tokenizer=model.tokenizer,
+        peft=model.adapter,
+        dtype=settings.dtype,
+        max_length=settings.max_model_len,
+        device="cpu",
+        batch_size=_BATCH,
+    )

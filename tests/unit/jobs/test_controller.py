@@ -232,6 +232,7 @@ def test_classes_of_failure_are_counted_apart(bench: Bench) -> None:
     ("error", "kind", "message"),
     [
         (UserError("no rows for secret-word"), FailureClass.USER_ERROR, "no rows for ***"),
+        (GateNotMet("loss is 3"), FailureClass.GATE_NOT_MET, "loss is 3"),
         (ValueError(), FailureClass.UNKNOWN, "ValueError"),
         (SystemExit(3), FailureClass.UNKNOWN, "3"),
     ],
@@ -268,14 +269,6 @@ def test_what_is_there_is_held_to_what_the_plan_demands_now(
     assert bench.run() is RunState.SUCCEEDED
     assert bench.started == ["sft 1", "merge 1", "sft 2"]
     assert held == [bench.record.layout.artifact("sft")] * 2
-
-
-def test_a_gate_that_is_not_met_is_not_tried_again(bench: Bench, slept: list[float]) -> None:
-    bench.work(sft=raises(GateNotMet("accuracy is 0.5, and must be >= 0.6")))
-    assert bench.run() is RunState.FAILED
-    assert bench.status("sft").reason is FailureClass.GATE_NOT_MET
-    assert bench.states() == [StageState.FAILED, StageState.SKIPPED]
-    assert (bench.started, slept) == (["sft 1"], [])
 
 
 def test_a_failed_run_goes_on_where_it_failed(bench: Bench) -> None:
