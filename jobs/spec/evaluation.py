@@ -40,7 +40,10 @@ ONLY = "model"
 
 
 class LmEvalSpec(Spec):
-    """Tasks of the library lm-eval, which must be installed: the extra `eval`."""
+    """Tasks of the library lm-eval, which must be installed: the extra `eval`.
+
+    It asks models by itself: with vLLM where engines have GPUs, with transformers on CPUs.
+    """
 
     tasks: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
     """Names of tasks, such as `gsm8k`, or YAML files with tasks of your own."""

@@ -45,6 +45,9 @@ def test_the_report_is_json_and_markdown(tmp_path: Path) -> None:
 
 
 def test_a_confusion_matrix_is_a_picture(tmp_path: Path) -> None:
-    classes = {"labels": ["a", "b", "(none)"], "confusion_matrix": [[2, 1, 0], [0, 3, 1], [0] * 3]}
+    classes = {
+        "labels": ["a", "正面", "(none)"],
+        "confusion_matrix": [[2, 1, 0], [0, 3, 1], [0] * 3],
+    }
     draw_confusion(classes, tmp_path / "images" / "matrix.png")
     assert (tmp_path / "images" / "matrix.png").read_bytes().startswith(b"\x89PNG")
