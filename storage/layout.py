@@ -5,9 +5,10 @@
       stages/<stage>/attempt_<k>/{driver.log, worker_<rank>.log, logging.jsonl, progress.json,
                                   args.json, runs/, images/, and of a pool of engines:
                                   rollout_<index>.log, rollout_events.jsonl, completions.jsonl,
-                                  failures.jsonl, timeline.jsonl, adapters/}
+                                  failures.jsonl, timeline.jsonl, adapters/, engines/<model>/}
       stages/<stage>/checkpoint-<step>/   (commit protocol)
       stages/<stage>/data/                (commit protocol)
+      stages/<stage>/models/<model>/{data/, answers/}   (data: commit protocol)
       stages/<stage>/stop_request
       artifacts/<stage>/                  (commit protocol)
 
@@ -86,6 +87,10 @@ class AttemptLayout:
         """The folder of adapters on their way to engines."""
         return self.folder / "adapters"
 
+    def engine_logs(self, model: str) -> Path:
+        """The folder of what the engines of a model printed. Raises UserError for a bad name."""
+        return self.folder / "engines" / check_name(model, "model name")
+
     def worker_log(self, rank: int) -> Path:
         """What the worker of this rank printed."""
         return self.folder / f"worker_{rank}.log"
@@ -93,6 +98,23 @@ class AttemptLayout:
     def rollout_log(self, index: int) -> Path:
         """What the engine in this place of the pool printed."""
         return self.folder / f"rollout_{index}.log"
+
+
+@dataclass(frozen=True)
+class AnswersLayout:
+    """The folder of what one model answers to a dataset, shared by a stage's attempts."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        """The folder of the tokenized prompts."""
+        return self.folder / "data"
+
+    @property
+    def answers(self) -> Path:
+        """The folder of the answers, a file to a chunk of rows."""
+        return self.folder / "answers"
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,10 @@ class StageLayout:
     def stop_request(self) -> Path:
         """A file whose presence asks the stage to commit a checkpoint and end."""
         return self.folder / "stop_request"
+
+    def model(self, name: str) -> AnswersLayout:
+        """The folder of a model that the stage asks. Raises UserError for a bad name."""
+        return AnswersLayout(self.folder / "models" / check_name(name, "model name"))
 
     def attempt(self, number: int) -> AttemptLayout:
         """The folder of an attempt, numbered from 1. Raises ValueError below that."""

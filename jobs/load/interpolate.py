@@ -23,7 +23,7 @@ OUTPUTS = ("model",)
 
 _INTERPOLATION = re.compile(r"\$\{(?P<body>[^{}\n]*)\}")
 _UNCLOSED = re.compile(r"\$\{(env:|secret:|stages\.|run\.)[^{}\n]*(?!\})$", re.MULTILINE)
-_TAKES_A_STAGE = re.compile(r"stages\.[^.]+\.(rewards\[\d+\]\.)?model")
+_TAKES_A_STAGE = re.compile(r"stages\.[^.]+\.((rewards\[\d+\]\.)?model|models\.[^.]+)")
 _ENV = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 _KNOWN = "${env:NAME}, ${secret:NAME} and ${stages.NAME.model}"
 
