@@ -49,6 +49,11 @@ class Releases:
     _leaving: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
+    def release(self) -> Release:
+        """What gets new requests."""
+        return self._serving.release
+
+    @property
     def models(self) -> tuple[str, ...]:
         """See `gate.Backend`."""
         return self._serving.release.models

@@ -69,9 +69,9 @@ def test_prompts_of_every_form_pass(prompt: Any) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", '{"temperature": 1e400}', "[]", "7", "null", '{"messages": [', '{"temperature": NaN}', '{"n": Infinity}',
-        '{"n": -Infinity}', "[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000,
-        '{"seed": ' + "9" * 5000 + "}",
+        "", "{", "[]", "7", "null", '{"messages": [', '{"temperature": NaN}', '{"n": Infinity}',
+        '{"temperature": 1e400}', '{"n": -Infinity}', "[" * 100_000,
+        '{"a":' * 5000 + "1" + "}" * 5000, '{"seed": ' + "9" * 5000 + "}",
     ],
 )  # fmt: skip
 def test_what_is_no_json_object_is_refused(text: str) -> None:
@@ -87,8 +87,10 @@ def test_bytes_that_are_no_utf8_are_refused() -> None:
 
 def test_half_a_surrogate_pair_is_refused() -> None:
     refusal(CHAT, '{"messages": [{"role": "user", "content": "\\ud800"}]}')
-    tool = '{"type": "function", "function": {"name": "f", "parameters": {"a": "\\ud800"}}}'
-    request = check(CHAT, '{"messages": [{"role": "user", "content": "a"}], "tools": [%s]}' % tool)
+    function = {"name": "f", "parameters": {"a": "\ud800"}}
+    request = check(
+        CHAT, {"messages": HELLO, "tools": [{"type": "function", "function": function}]}
+    )
     with pytest.raises(Refusal):
         encoded(request)
 
