@@ -49,6 +49,8 @@ class Releases:
     spec: ServeSpec
     settings: ReplicaSettings
     inbox: Inbox
+    service: str
+    """Begins the names of the Serve applications, for several services in a cluster."""
     _current: _Standing | None = None
     _leaving: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -72,6 +74,12 @@ class Releases:
         assert self._current is not None, "a release is put up first"
         return self._current
 
+    async def take_down_all(self) -> None:
+        """Takes down every release, also those that a killed run has left."""
+        for name in await asyncio.to_thread(_applications):
+            if name.startswith(f"{self.service}:"):
+                await asyncio.to_thread(_delete, name)
+
     async def put_up(self, release: Release) -> None:
         """Starts a release and gives it all new requests.
 
@@ -82,7 +90,7 @@ class Releases:
         try:
             await self._until_running(release)
         except BaseException:
-            await asyncio.to_thread(_delete, release)
+            await asyncio.to_thread(_delete, self._application(release))
             raise
         old, self._current = self._current, _Standing(release, handle)
         if old:
@@ -118,7 +126,7 @@ class Releases:
         while True:
             await asyncio.sleep(2 * _POLL_S)
             standing = self._serving
-            details = await asyncio.to_thread(_status, standing.release)
+            details = await asyncio.to_thread(_status, self._application(standing.release))
             states = details.deployments[_DEPLOYMENT].replica_states if details else {}
             standing.is_ready = states.get("RUNNING", 0) > 0
 
@@ -126,6 +134,9 @@ class Releases:
         """Waits until nothing is under way."""
         while self._serving.ongoing or self._leaving:
             await asyncio.sleep(0.05)
+
+    def _application(self, release: Release) -> str:
+        return f"{self.service}:{release.number}"
 
     def _deploy(self, release: Release) -> Any:
         from ray import serve
@@ -159,7 +170,7 @@ class Releases:
         )
         target = serve.RunTarget(
             deployment.bind(vllm_arguments(self.spec, self.settings, release)),
-            name=release.application,
+            name=self._application(release),
             route_prefix=None,
         )
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
@@ -168,7 +179,7 @@ class Releases:
     async def _until_running(self, release: Release) -> None:
         deadline = asyncio.get_running_loop().time() + self.spec.start_timeout_s
         while True:
-            details = await asyncio.to_thread(_status, release)
+            details = await asyncio.to_thread(_status, self._application(release))
             state = details.status if details else "NOT_STARTED"
             if state == "RUNNING":
                 return
@@ -188,19 +199,23 @@ class Releases:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             log.warning("%d requests did not end in time", old.ongoing)
-        await asyncio.to_thread(_delete, old.release)
+        await asyncio.to_thread(_delete, self._application(old.release))
 
 
-def _status(release: Release) -> Any:
+def _applications() -> dict[str, Any]:
     from ray import serve
 
-    return serve.status().applications.get(release.application)
+    return dict(serve.status().applications)
 
 
-def _delete(release: Release) -> None:
+def _status(application: str) -> Any:
+    return _applications().get(application)
+
+
+def _delete(application: str) -> None:
     from ray import serve
 
-    serve.delete(release.application)
+    serve.delete(application)
 
 
 def _reason(details: Any) -> str:

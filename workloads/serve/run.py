@@ -30,7 +30,6 @@ from workloads.serve.settings import Release, ReplicaSettings
 from workloads.serve.updates import Outcome, Update, answer, next_request
 
 _POLL_S = 0.2
-_BACKLOG = 2048
 _CLOSE_S = 5
 
 
@@ -43,12 +42,16 @@ def run(context: StageContext) -> StageResult:
     """
     spec = context.stage.spec
     assert isinstance(spec, ServeSpec)
+    from uvicorn.loops.auto import auto_loop_factory
+
     clock = time.monotonic()
     keys = open_keys(spec.auth, context.base_folders, os.environ)
-    with listen(spec.host, spec.port) as listener:
+    with bind(spec.host, spec.port) as listener:
         release = first_release(spec, context)
         settings = _replica_settings(spec, context)
-        ready = asyncio.run(_serve(context, settings, release, keys, listener))
+        # uvloop where it is installed, as it is beside vLLM.
+        with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+            ready = runner.run(_serve(context, settings, release, keys, listener))
     timings = {"start": ready - clock, "serve": time.monotonic() - ready}
     return StageResult(finished=True, timings=timings)
 
@@ -66,10 +69,12 @@ async def _serve(
     spec = context.stage.spec
     assert isinstance(spec, ServeSpec)
     inbox = Inbox()
-    releases = Releases(spec, settings, inbox)
+    owner = context.owner
+    releases = Releases(spec, settings, inbox, f"{owner.run_id}:{owner.stage}")
     host = await asyncio.to_thread(_start_serve)
     answers = await inbox.listen(host)
     try:
+        await releases.take_down_all()
         context.note(f"starting {release.name}: {release.model}")
         await releases.put_up(release)
         gate = Gate(releases, keys, spec.limits)
@@ -95,7 +100,7 @@ async def _serve(
             context.attempt.service_json.unlink(missing_ok=True)
     finally:
         answers.close()
-        await asyncio.to_thread(_stop_serve)
+        await releases.take_down_all()
     return ready
 
 
@@ -178,32 +183,28 @@ def _start_serve() -> str:
     return ray.util.get_node_ip_address()
 
 
-def _stop_serve() -> None:
-    from ray import serve
-
-    serve.shutdown()
-
-
 @contextmanager
 def _no_signals() -> Any:
     yield
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens where the spec says.
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at the spec's address, which refuses connections until the gate listens on it.
 
     Raises:
         UserError: if the port is taken, or the address is not this machine's.
     """
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        # Else a port is taken for a minute after the service that had it has ended.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
     except OSError as error:
         raise UserError(
-            f"{host}:{port} can't be listened on: {error.strerror or error}",
+            f"{host}:{port} can't be served at: {error.strerror or error}",
             "choose another port, or 0 for a free one; see who has it with: ss -ltnp",
         ) from error
-    listener.setblocking(False)
     return listener
 
 

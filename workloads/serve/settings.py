@@ -30,11 +30,6 @@ class Release:
     """The highest rank of any adapter; 0 where there are none."""
 
     @property
-    def application(self) -> str:
-        """The Serve application that holds it."""
-        return f"release-{self.number}"
-
-    @property
     def base_name(self) -> str:
         """What vLLM calls the model: where `name` is an adapter's, a name that no client has."""
         return f"{self.name}{_BASE}" if self.name in self.adapters else self.name
