@@ -53,6 +53,7 @@ class Releases:
     """Begins the names of the Serve applications, for several services in a cluster."""
     _current: _Standing | None = None
     _leaving: set[asyncio.Task[None]] = field(default_factory=set)
+    _ending: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def release(self) -> Release:
@@ -106,13 +107,18 @@ class Releases:
         with self.inbox.expect() as (reply, queue):
             response = standing.handle.remote(call, reply)
             ending = asyncio.create_task(_tell_end(response, queue))
+            parts = _Parts(queue)
             try:
-                yield _told(parts_of(queue))
+                yield parts.told()
             finally:
-                standing.ongoing -= 1
-                if not ending.done():
+                if parts.is_over:
+                    # The call itself ends a moment later.
+                    self._ending.add(ending)
+                    ending.add_done_callback(self._ending.discard)
+                else:
                     response.cancel()
-                ending.cancel()
+                    ending.cancel()
+                standing.ongoing -= 1
 
     async def metrics(self) -> list[str]:
         """See `gate.Backend`."""
@@ -230,7 +236,7 @@ async def _tell_end(response: Any, queue: asyncio.Queue[Part | Lost]) -> None:
 
     try:
         await response
-        # The call's end may overtake that of the answer, which is on another connection.
+        # It may overtake the answer's end, which is on another connection.
         await asyncio.sleep(_OVERTAKEN_S)
         queue.put_nowait(Lost("the answer was cut off"))
     except BackPressureError:
@@ -240,13 +246,22 @@ async def _tell_end(response: Any, queue: asyncio.Queue[Part | Lost]) -> None:
         queue.put_nowait(Lost("the replica that worked on this request was lost"))
 
 
-async def _told(parts: AsyncIterator[Head | bytes]) -> AsyncIterator[Head | bytes]:
-    """The parts, with what can go wrong as a refusal."""
-    try:
-        async for part in parts:
-            yield part
-    except Lost as lost:
-        if str(lost) == _FULL:
-            again = {"retry-after": str(_RETRY_AFTER_S)}
-            raise Refusal(429, _FULL, headers=again) from None
-        raise Refusal(502, str(lost)) from None
+class _Parts:
+    """The parts of an answer, with what can go wrong as a refusal."""
+
+    def __init__(self, queue: asyncio.Queue[Part | Lost]) -> None:
+        self._queue = queue
+        self.is_over = False
+
+    async def told(self) -> AsyncIterator[Head | bytes]:
+        """The parts until the end."""
+        try:
+            async for part in parts_of(self._queue):
+                yield part
+        except Lost as lost:
+            self.is_over = True
+            if str(lost) == _FULL:
+                again = {"retry-after": str(_RETRY_AFTER_S)}
+                raise Refusal(429, _FULL, headers=again) from None
+            raise Refusal(502, str(lost)) from None
+        self.is_over = True

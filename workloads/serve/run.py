@@ -71,8 +71,8 @@ async def _serve(
     inbox = Inbox()
     owner = context.owner
     releases = Releases(spec, settings, inbox, f"{owner.run_id}:{owner.stage}")
-    host = await asyncio.to_thread(_start_serve)
-    answers = await inbox.listen(host)
+    await asyncio.to_thread(_start_serve)
+    answers = await inbox.listen(context.cluster.own_address)
     try:
         await releases.take_down_all()
         context.note(f"starting {release.name}: {release.model}")
@@ -174,13 +174,11 @@ def _announce(
     )
 
 
-def _start_serve() -> str:
-    """Starts Serve without a listener of its own. Returns where replicas reach this process."""
-    import ray
+def _start_serve() -> None:
     from ray import serve
 
+    # The gate is the only listener.
     serve.start(proxy_location="Disabled")
-    return ray.util.get_node_ip_address()
 
 
 @contextmanager
