@@ -12,6 +12,7 @@ from workloads.check import Findings, located
 from workloads.models.adapters import base_model
 from workloads.models.check import check_model, check_weights
 from workloads.models.resolve import ADAPTER_CONFIG, read_json
+from workloads.serve.keys import keys_file, read_digests
 
 
 def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
@@ -33,6 +34,12 @@ def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
             )
         elif source:
             _check_adapter(loaded, stage, findings, field, Path(source.name))
+    if spec.auth and spec.auth.api_keys_file:
+        file = keys_file(spec.auth.api_keys_file, loaded.base_folders)
+        try:
+            read_digests(file)
+        except UserError as error:
+            findings.problems += located(loaded, stage, "auth.api_keys_file", error)
     return findings
 
 

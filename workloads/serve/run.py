@@ -10,21 +10,20 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import RaysmithError, UserError
-from jobs.spec.fields import SECRET
-from jobs.spec.serve import AuthSpec, ServeSpec, is_loopback
+from jobs.spec.serve import ServeSpec, is_loopback
 from storage.durable import write_atomic
 from workloads.context import StageContext, StageResult
 from workloads.models.adapters import base_model
 from workloads.models.resolve import ADAPTER_CONFIG, ModelSource, read_json, resolve_model
 from workloads.serve.channel import Inbox
 from workloads.serve.gate import Gate
-from workloads.serve.keys import Keys
+from workloads.serve.keys import Keys, open_keys
 from workloads.serve.releases import Releases
 from workloads.serve.settings import Release, ReplicaSettings
 from workloads.serve.updates import Outcome, Update, answer, next_request
@@ -204,31 +203,6 @@ def bind(host: str, port: int) -> socket.socket:
             "choose another port, or 0 for a free one; see who has it with: ss -ltnp",
         ) from error
     return listener
-
-
-def open_keys(
-    auth: AuthSpec | None, base_folders: Sequence[str], environ: Mapping[str, str]
-) -> Keys | None:
-    """The keys that the spec names; None where everyone may ask.
-
-    Raises:
-        UserError: if a key is not set, or the file of keys can't be read.
-    """
-    if auth is None:
-        return None
-    key = None
-    if match := SECRET.match(auth.api_key or ""):
-        key = environ.get(match["name"], "").strip()
-        if not key:
-            raise UserError(
-                f"the service's key is not set: {auth.api_key}",
-                f"export {match['name']}=$(openssl rand -hex 32), and run again",
-            )
-    file = None
-    if auth.api_keys_file:
-        paths = [Path(base, auth.api_keys_file).expanduser() for base in base_folders]
-        file = next((path for path in paths if path.is_file()), paths[0]).resolve()
-    return Keys(key, file)
 
 
 def first_release(spec: ServeSpec, context: StageContext) -> Release:
