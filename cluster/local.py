@@ -24,8 +24,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # It would print everything twice into a worker's log.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # What Serve says goes to its own files, not between the lines that a person watches.
-    "RAY_SERVE_LOG_TO_STDERR": "0",
     # On a busy machine an answer within the usual 0.1 s is too much to ask of a replica.
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
     # Actors that wait and need no core are many here; Ray would warn of more than the cores.

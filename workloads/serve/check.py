@@ -13,6 +13,7 @@ from workloads.models.adapters import base_model
 from workloads.models.check import check_model, check_weights
 from workloads.models.resolve import ADAPTER_CONFIG, read_json
 from workloads.serve.keys import keys_file, read_digests
+from workloads.serve.settings import MAX_RANK
 
 
 def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
@@ -53,6 +54,11 @@ def _check_adapter(
             raise UserError(
                 f"the adapter in {str(folder)!r} is of type {'DoRA' if kind == 'LORA' else kind}, "
                 "and only plain LoRA is served beside its base model",
+                "merge it first: add a merge stage, and serve its model",
+            )
+        if (rank := config.get("r", 8)) > MAX_RANK:
+            raise UserError(
+                f"the adapter in {str(folder)!r} is of rank {rank}, and {MAX_RANK} is the most",
                 "merge it first: add a merge stage, and serve its model",
             )
         check_weights(base_model(folder, loaded.base_folders))

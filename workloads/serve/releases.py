@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jobs.errors import RaysmithError
 from jobs.spec.serve import ServeSpec
+from storage.layout import AttemptLayout
 from workloads.serve.answers import Refusal
 from workloads.serve.channel import Head, Inbox, Lost, Part, parts_of
 from workloads.serve.replica import Call, Replica
@@ -24,6 +27,7 @@ from workloads.serve.settings import Release, ReplicaSettings, environment, vllm
 log = logging.getLogger(__name__)
 
 _DEPLOYMENT = "replica"
+_ERROR = re.compile(r"\b[A-Za-z_.]*(?:Error|Exception): .+")
 _POLL_S = 0.5
 _METRICS_S = 5.0
 _RETRY_AFTER_S = 1
@@ -49,6 +53,8 @@ class Releases:
     spec: ServeSpec
     settings: ReplicaSettings
     inbox: Inbox
+    attempt: AttemptLayout
+    """Where replicas print to."""
     service: str
     """Begins the names of the Serve applications, for several services in a cluster."""
     _current: _Standing | None = None
@@ -78,7 +84,7 @@ class Releases:
     async def take_down_all(self) -> None:
         """Takes down every release, also those that a killed run has left."""
         for name in await asyncio.to_thread(_applications):
-            if name.startswith(f"{self.service}:"):
+            if name.startswith(f"{self.service}-"):
                 await asyncio.to_thread(_delete, name)
 
     async def put_up(self, release: Release) -> None:
@@ -141,8 +147,11 @@ class Releases:
         while self._serving.ongoing or self._leaving:
             await asyncio.sleep(0.05)
 
+    def _log(self, release: Release) -> Path:
+        return self.attempt.replica_log(release.number)
+
     def _application(self, release: Release) -> str:
-        return f"{self.service}:{release.number}"
+        return f"{self.service}-{release.number}"
 
     def _deploy(self, release: Release) -> Any:
         from ray import serve
@@ -175,7 +184,7 @@ class Releases:
             },
         )
         target = serve.RunTarget(
-            deployment.bind(vllm_arguments(self.spec, self.settings, release)),
+            deployment.bind(vllm_arguments(self.spec, self.settings, release), self._log(release)),
             name=self._application(release),
             route_prefix=None,
         )
@@ -190,7 +199,9 @@ class Releases:
             if state == "RUNNING":
                 return
             if state in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise RaysmithError(f"the engine did not start: {_reason(details)}")
+                log_file = self._log(release)
+                reason = last_error(log_file) or _reason(details)
+                raise RaysmithError(f"the engine did not start: {reason}", f"see {log_file}")
             if asyncio.get_running_loop().time() > deadline:
                 raise RaysmithError(
                     f"the engine did not start within {self.spec.start_timeout_s:g} s",
@@ -206,6 +217,16 @@ class Releases:
         except TimeoutError:
             log.warning("%d requests did not end in time", old.ongoing)
         await asyncio.to_thread(_delete, self._application(old.release))
+
+
+def last_error(log_file: Path) -> str | None:
+    """The last error in what replicas printed, which tells more than that an actor died."""
+    if not log_file.is_file():
+        return None
+    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = (match for line in reversed(lines) if (match := _ERROR.search(line)))
+    # vLLM sends from its engine's own error to this one.
+    return next((match[0] for match in found if "root cause" not in match[0]), None)
 
 
 def _applications() -> dict[str, Any]:

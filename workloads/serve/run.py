@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import time
@@ -69,7 +70,8 @@ async def _serve(
     assert isinstance(spec, ServeSpec)
     inbox = Inbox()
     owner = context.owner
-    releases = Releases(spec, settings, inbox, f"{owner.run_id}:{owner.stage}")
+    service = f"{owner.run_id}-{owner.stage}"
+    releases = Releases(spec, settings, inbox, context.attempt, service)
     await asyncio.to_thread(_start_serve)
     answers = await inbox.listen(context.cluster.own_address)
     try:
@@ -176,6 +178,10 @@ def _announce(
 def _start_serve() -> None:
     from ray import serve
 
+    # What Serve says goes to the stage's log, not between the lines that a person watches.
+    logger = logging.getLogger("ray.serve")
+    logger.handlers.clear()
+    logger.propagate = True
     # The gate is the only listener.
     serve.start(proxy_location="Disabled")
 
