@@ -125,6 +125,7 @@ async def _until_stopped(
 
 async def _update(context: StageContext, releases: Releases, wanted: Update) -> None:
     from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
 
     spec, current = releases.spec, releases.release
     try:
@@ -139,7 +140,7 @@ async def _update(context: StageContext, releases: Releases, wanted: Update) -> 
         )
         context.note(f"updating to {wanted.model}")
         await releases.put_up(release)
-    except (RaysmithError, RayError, OSError) as error:
+    except (RaysmithError, RayError, RayServeException, OSError) as error:
         outcome = Outcome(False, f"the update failed, and {current.model} is served on: {error}")
     else:
         outcome = Outcome(True, f"{release.name} is now {release.model}")

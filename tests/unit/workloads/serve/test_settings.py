@@ -49,8 +49,8 @@ def test_limits_reach_the_engine() -> None:
     arguments = vllm_arguments(limited, CPU, release())
     assert told(arguments, "--override-generation-config") == '{"max_new_tokens": 9}'
     assert told(arguments, "--max-model-len") == "77"
-    assert limited.limits.max_ongoing_requests == 5
-    assert limited.replicas.target_ongoing_requests == 2.5
+    assert limited.limits.max_ongoing_requests == 10
+    assert limited.replicas.target_ongoing_requests == 5
 
 
 def test_threads_are_set_on_cpus_alone() -> None:
