@@ -66,6 +66,8 @@ async def _serve(
     """Returns when the service was ready."""
     import uvicorn
 
+    from workloads.serve.http_protocol import BoundedProtocol
+
     spec = context.stage.spec
     assert isinstance(spec, ServeSpec)
     inbox = Inbox()
@@ -81,8 +83,9 @@ async def _serve(
         gate = Gate(releases, keys, spec.limits)
         server = uvicorn.Server(
             uvicorn.Config(
-                gate, lifespan="off", ws="none", log_config=None, access_log=False,
-                server_header=False, proxy_headers=False, timeout_graceful_shutdown=_CLOSE_S,
+                gate, http=BoundedProtocol, lifespan="off", ws="none", log_config=None,
+                access_log=False, server_header=False, proxy_headers=False,
+                timeout_graceful_shutdown=_CLOSE_S,
             )
         )  # fmt: skip
         # Signals are the controller's.
