@@ -5,11 +5,13 @@
       stages/<stage>/attempt_<k>/{driver.log, worker_<rank>.log, logging.jsonl, progress.json,
                                   args.json, runs/, images/, and of a pool of engines:
                                   rollout_<index>.log, rollout_events.jsonl, completions.jsonl,
-                                  failures.jsonl, timeline.jsonl, adapters/, engines/<model>/}
+                                  failures.jsonl, timeline.jsonl, adapters/, engines/<model>/;
+                                  of a service: service.json, replica_<release>.log}
       stages/<stage>/checkpoint-<step>/   (commit protocol)
       stages/<stage>/data/                (commit protocol)
       stages/<stage>/models/<model>/{data/, answers/}   (data: commit protocol)
       stages/<stage>/stop_request
+      stages/<stage>/updates/             (of a service)
       artifacts/<stage>/                  (commit protocol)
 
 Nothing here creates or changes a file.
@@ -91,9 +93,18 @@ class AttemptLayout:
         """The folder of what the engines of a model printed. Raises UserError for a bad name."""
         return self.folder / "engines" / check_name(model, "model name")
 
+    @property
+    def service_json(self) -> Path:
+        """Where the stage answers requests, while it does."""
+        return self.folder / "service.json"
+
     def worker_log(self, rank: int) -> Path:
         """What the worker of this rank printed."""
         return self.folder / f"worker_{rank}.log"
+
+    def replica_log(self, release: int) -> Path:
+        """What the replicas of a service's release printed."""
+        return self.folder / f"replica_{release}.log"
 
     def rollout_log(self, index: int) -> Path:
         """What the engine in this place of the pool printed."""
@@ -127,6 +138,11 @@ class StageLayout:
     def data(self) -> Path:
         """The folder of the tokenized data set."""
         return self.folder / "data"
+
+    @property
+    def updates(self) -> Path:
+        """The folder of requests to serve another model, and of what came of them."""
+        return self.folder / "updates"
 
     @property
     def stop_request(self) -> Path:

@@ -10,6 +10,7 @@ from jobs.spec.grpo import GrpoSpec
 from jobs.spec.resources import ResourcesSpec
 from jobs.spec.rewards import RewardSpec
 from jobs.spec.rollout import RolloutSpec
+from jobs.spec.serve import ServeSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.training import TrainingSpec
 from jobs.spec.tuner import FullSpec, LoraSpec
@@ -53,6 +54,13 @@ RULES: Mapping[str, Mapping[str, str]] = {
         "gpus_per_actor": "as tensor_parallel_size where that is more than 1, else 0",
         "gpu_memory_utilization": "0.9",
         "max_model_len": "dataset.max_length + generation.max_new_tokens",
+    },
+    "serve": {
+        "served_model_name": "the job's name",
+        "gpus_per_replica": "as engine.tensor_parallel_size where that is more than 1, else 0",
+        "target_ongoing_requests": "half of limits.max_ongoing_requests",
+        "max_ongoing_requests": "twice engine.max_num_seqs",
+        "gpu_memory_utilization": "0.9",
     },
 }
 """What `plan --explain` says of a derived value, by the stage's kind and the value's field."""
@@ -102,6 +110,25 @@ def resolved_pool(pool: PoolSpec, longest: int) -> PoolSpec:
         "max_model_len": pool.max_model_len or longest,
     }
     return pool.model_copy(update=values)
+
+
+def resolved_serve(spec: ServeSpec, job: str) -> ServeSpec:
+    """The spec with every value given, but for what the cluster and the model decide."""
+    engine, limits = spec.engine, spec.limits
+    ongoing = limits.max_ongoing_requests or 2 * engine.max_num_seqs
+    target = spec.replicas.target_ongoing_requests or ongoing / 2
+    gpus = spec.gpus_per_replica
+    if gpus is None:
+        gpus = engine.tensor_parallel_size if engine.tensor_parallel_size > 1 else 0
+    memory = engine.gpu_memory_utilization or 0.9
+    values = {
+        "served_model_name": spec.served_model_name or job,
+        "gpus_per_replica": gpus,
+        "replicas": spec.replicas.model_copy(update={"target_ongoing_requests": target}),
+        "limits": limits.model_copy(update={"max_ongoing_requests": ongoing}),
+        "engine": engine.model_copy(update={"gpu_memory_utilization": memory}),
+    }
+    return spec.model_copy(update=values)
 
 
 def resolved_reward(reward: RewardSpec) -> RewardSpec:
