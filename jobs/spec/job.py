@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from jobs.spec.export import ExportSpec
 from jobs.spec.fields import NAME_PATTERN, Spec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.merge import MergeSpec
@@ -17,7 +18,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 StageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """As a name, but without dots, which separate the parts of a path such as `stages.sft.model`."""
 
-Stage = Annotated[SftSpec | GrpoSpec | MergeSpec, Field(discriminator="kind")]
+Stage = Annotated[SftSpec | GrpoSpec | MergeSpec | ExportSpec, Field(discriminator="kind")]
 
 
 class JobSpec(Spec):

@@ -1,0 +1,46 @@
+"""Adapters: the model that one belongs to, and whether an engine can take it as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.errors import UserError
+from storage.commit import read_committed
+from workloads.models.resolve import (
+    ADAPTER_CONFIG,
+    ModelSource,
+    adapter_base,
+    read_json,
+    resolve_model,
+)
+
+
+def base_model(adapter: Path, base_folders: Sequence[str]) -> ModelSource:
+    """The model that an adapter was trained on: what its stage recorded, else what it names.
+
+    Raises:
+        UserError: if it names none, or one that can't be found.
+    """
+    manifest = read_committed(adapter)
+    recorded = str(manifest.meta.get("base", "")) if manifest else ""
+    name = recorded if Path(recorded).is_dir() else adapter_base(adapter)
+    return resolve_model(name, base_folders)
+
+
+def lora_rank(adapter: Path) -> int:
+    """The rank of an adapter that a vLLM engine can take beside its base model.
+
+    Raises:
+        UserError: if it is of a kind that engines don't take.
+    """
+    config = read_json(adapter / ADAPTER_CONFIG)
+    remedy = "merge it first: {kind: merge, model: ...}"
+    if (kind := config.get("peft_type", "LORA")) != "LORA":
+        raise UserError(f"the adapter in {str(adapter)!r} is of type {kind}, not LORA", remedy)
+    for field in ("use_dora", "modules_to_save"):
+        if config.get(field):
+            reason = f"the adapter in {str(adapter)!r} has {field}, which vLLM does not take"
+            raise UserError(reason, remedy)
+    ranks = [config.get("r", 8), *config.get("rank_pattern", {}).values()]
+    return max(int(rank) for rank in ranks)
