@@ -14,7 +14,7 @@ PACKAGES = {
     "int8": "compressed_tensors",
     "fp8": "compressed_tensors",
     "bnb": "bitsandbytes",
-    "ms": "modelscope",
+    "ms": "modelscope_hub",
     "hf": "huggingface_hub",
     "s3": "boto3",
 }
@@ -23,7 +23,7 @@ PACKAGES = {
 EXTRAS = {
     "compressed_tensors": "cpu",
     "bitsandbytes": "bnb",
-    "modelscope": "modelscope",
+    "modelscope_hub": "modelscope",
     "huggingface_hub": "train",
     "boto3": "train",
 }

@@ -16,6 +16,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
+from gguf import GGMLQuantizationType as Type
 from safetensors import safe_open
 from transformers import AutoConfig
 
@@ -35,8 +36,6 @@ _FILE_TYPES = {
 }
 _SENSITIVE = ("token_embd.weight", "output.weight")
 """What turns tokens into numbers and back: kept at 8 bits where all else has fewer."""
-
-Type = gguf.GGMLQuantizationType
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def push(folder: Path, manifest: Manifest, spec: PushSpec, message: str) -> dict
     except HFValidationError as error:
         raise UserError(f"the hub takes no repository {spec.repository!r}: {error}") from error
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
+        status = error.response.status_code
         if status in _REFUSED:
             raise UserError(
                 f"the hub refused to take {spec.to} (HTTP {status}): {error}",

@@ -62,7 +62,7 @@ def read_lineage(run: RunLayout, stage: str) -> Lineage:
     wanted = _ancestors(plan, stage)
     models = wanted | {stage}
     records = [
-        _record(run, each, status.stage(each.name))
+        _record(each, status.stage(each.name))
         for each in plan.stages
         if each.name in wanted or (_evaluates(each, models) and each.name != stage)
     ]
@@ -96,7 +96,7 @@ def _evaluates(stage: StagePlan, models: set[str]) -> bool:
     return stage.produces == "report" and bool(models & set(stage.inputs.values()))
 
 
-def _record(run: RunLayout, stage: StagePlan, status: StageStatus) -> StageRecord:
+def _record(stage: StagePlan, status: StageStatus) -> StageRecord:
     artifact = Path(status.artifact) if status.artifact else None
     manifest = read_committed(artifact) if artifact else None
     if artifact is None or manifest is None:

@@ -115,20 +115,15 @@ def _irregular() -> UserError:
 
 
 def _template(turns: Turns) -> str:
-    def case(role: str, around: tuple[str, str]) -> str:
-        return f'if eq .Role "{role}" }}}}{around[0]}{{{{ .Content }}}}{around[1]}{{{{ '
-
-    cases = [
-        case("system", turns.system),
-        case("user", turns.user),
-        case("assistant", turns.assistant),
-    ]
-    if any(
-        "{{" in part for around in (turns.system, turns.user, turns.assistant) for part in around
-    ):
+    """The conversation in Go's template language, as Ollama reads it."""
+    parts = {"system": turns.system, "user": turns.user, "assistant": turns.assistant}
+    if any("{{" in text for around in parts.values() for text in (*around, turns.reply)):
         raise _irregular()
-    body = "else ".join(cases)
-    return f"{{{{- range .Messages }}}}{{{{ {body}end }}}}{{{{ end }}}}{turns.reply}"
+    cases = "else ".join(
+        f'if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{behind}{{{{ '
+        for role, (before, behind) in parts.items()
+    )
+    return f"{{{{- range .Messages }}}}{{{{ {cases}end }}}}{{{{ end }}}}{turns.reply}"
 
 
 def _stop(tokenizer: Any) -> str:

@@ -21,7 +21,7 @@ class Pushed(Protocol):
     """
 
     def __call__(
-        self, folder: Path, manifest: Manifest, spec: PushSpec, message: str
+        self, folder: Path, manifest: Manifest, spec: PushSpec, message: str, /
     ) -> dict[str, Any]:
         """Returns `url`, the numbers of files `sent`, `replaced` and `unchanged`, and more."""
 

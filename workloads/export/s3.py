@@ -20,7 +20,7 @@ _PART_BYTES = 16 * 2**20
 _REFUSED = (400, 401, 403, 404)
 
 
-def push(folder: Path, manifest: Manifest, spec: PushSpec, message: str) -> dict[str, Any]:
+def push(folder: Path, manifest: Manifest, spec: PushSpec, _message: str) -> dict[str, Any]:
     """Uploads the folder's files under the prefix; large ones in parts, several at a time.
 
     Raises:
