@@ -45,6 +45,9 @@ class Progress(_Recorded):
     """What it is doing, in words: `loading the model`."""
     step: int | None = None
     max_steps: int | None = None
+    unit: str | None = None
+    """What is counted where it is no steps, such as `rows`."""
+    rows_per_second: float | None = None
     epoch: float | None = None
     loss: float | None = None
     reward: float | None = None

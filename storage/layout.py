@@ -9,6 +9,7 @@
       stages/<stage>/checkpoint-<step>/   (commit protocol)
       stages/<stage>/data/                (commit protocol)
       stages/<stage>/scratch/             (only while the stage works)
+      stages/<stage>/models/<model>/{data/, answers/}   (data: commit protocol)
       stages/<stage>/stop_request
       artifacts/<stage>/                  (commit protocol)
 
@@ -97,6 +98,23 @@ class AttemptLayout:
 
 
 @dataclass(frozen=True)
+class AnswersLayout:
+    """The folder of what one model answers to a dataset, shared by a stage's attempts."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        """The folder of the tokenized prompts."""
+        return self.folder / "data"
+
+    @property
+    def answers(self) -> Path:
+        """The folder of the answers, a file to a chunk of rows."""
+        return self.folder / "answers"
+
+
+@dataclass(frozen=True)
 class StageLayout:
     """The folder of one stage in one run, shared by its attempts."""
 
@@ -121,6 +139,10 @@ class StageLayout:
     def stop_request(self) -> Path:
         """A file whose presence asks the stage to commit a checkpoint and end."""
         return self.folder / "stop_request"
+
+    def model(self, name: str) -> AnswersLayout:
+        """The folder of a model that the stage asks. Raises UserError for a bad name."""
+        return AnswersLayout(self.folder / "models" / check_name(name, "model name"))
 
     def attempt(self, number: int) -> AttemptLayout:
         """The folder of an attempt, numbered from 1. Raises ValueError below that."""

@@ -40,10 +40,8 @@ Sources = Annotated[tuple[Source, ...], Field(min_length=1)]
 
 
 class RowsSpec(Spec):
-    """What all datasets have in common: where their rows are, and what is said around them."""
+    """What all datasets have in common: what is said around their rows."""
 
-    train: Sources
-    """The datasets to train on; their rows are shuffled together."""
     system: str | None = None
     """The system message of rows that have none of their own; the chat template's when absent."""
     chat_template: str | None = None
@@ -58,17 +56,39 @@ class RowsSpec(Spec):
     """Fills `{{AUTHOR}}` in the rows: one name, or two as `[Chinese, English]`."""
 
     @property
+    def sources(self) -> dict[str, tuple[SourceSpec, ...]]:
+        """All datasets in their long form, by the field that names them; the main one first."""
+        raise NotImplementedError
+
+    @property
+    def main_field(self) -> str:
+        """The field that names the rows the stage is about."""
+        return next(iter(self.sources))
+
+
+class TrainRowsSpec(RowsSpec):
+    """Rows to train on."""
+
+    train: Sources
+    """The datasets to train on; their rows are shuffled together."""
+
+    @property
     def train_sources(self) -> tuple[SourceSpec, ...]:
         """The training datasets, each in its long form."""
         return _long_form(self.train)
 
+    @property
+    def sources(self) -> dict[str, tuple[SourceSpec, ...]]:
+        """The training datasets."""
+        return {"train": self.train_sources}
+
     @model_validator(mode="after")
-    def _train_sources_have_paths(self) -> RowsSpec:
+    def _train_sources_have_paths(self) -> TrainRowsSpec:
         _check_counts(self.train)
         return self
 
 
-class DatasetSpec(RowsSpec):
+class DatasetSpec(TrainRowsSpec):
     """Training rows, validation rows, and the way from rows to tokens."""
 
     validation: Annotated[float, Field(ge=0, lt=1)] | PositiveInt | Sources = 0.0
@@ -85,6 +105,11 @@ class DatasetSpec(RowsSpec):
         return _long_form(self.validation) if isinstance(self.validation, tuple) else ()
 
     @property
+    def sources(self) -> dict[str, tuple[SourceSpec, ...]]:
+        """The datasets to train on, and those to validate on."""
+        return {"train": self.train_sources, "validation": self.validation_sources}
+
+    @property
     def held_out(self) -> NonNegativeFloat | int:
         """The share (below 1) or number of training rows to hold out for validation."""
         return 0 if isinstance(self.validation, tuple) else self.validation
@@ -95,7 +120,7 @@ class DatasetSpec(RowsSpec):
         return self
 
 
-class PromptsSpec(RowsSpec):
+class PromptsSpec(TrainRowsSpec):
     """Prompts to complete. All columns of a row reach the rewards.
 
     A row's last turn of the assistant, or its response, is no part of the prompt: rewards get it as
@@ -106,6 +131,38 @@ class PromptsSpec(RowsSpec):
     """The most tokens that a prompt may have."""
     truncation_strategy: Literal["delete", "left"] = "left"
     """What becomes of a longer prompt: dropped, or cut at its left end."""
+
+
+class EvaluationRowsSpec(RowsSpec):
+    """Rows to test a model on.
+
+    A row's last turn of the assistant, or its response, is what the model's answer is compared
+    with, and no part of the prompt. The metric `accuracy` takes the column `solution` for that,
+    where a row has one.
+    """
+
+    test: Sources
+    """The datasets to test on."""
+    shuffle: bool = True
+    """Where a source takes fewer rows than it has: takes them at random. The first ones else."""
+    max_length: PositiveInt = 1024
+    """The most tokens that a prompt may have, and a conversation whose loss is measured."""
+    truncation_strategy: Literal["delete", "left"] = "left"
+    """What becomes of what is longer: left out, or cut at its left end."""
+
+    @property
+    def sources(self) -> dict[str, tuple[SourceSpec, ...]]:
+        """The datasets to test on."""
+        return {"test": _long_form(self.test)}
+
+    @model_validator(mode="after")
+    def _test_sources_have_paths(self) -> EvaluationRowsSpec:
+        _check_counts(self.test)
+        return self
+
+
+PromptRowsSpec = PromptsSpec | EvaluationRowsSpec
+"""Datasets that are cut into prompts, and answers to compare with."""
 
 
 def _check_counts(sources: tuple[str | SourceSpec, ...]) -> None:

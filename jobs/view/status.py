@@ -88,12 +88,15 @@ def describe(progress: Progress) -> str:
     parts = [progress.phase or ""]
     if progress.step is not None:
         parts.append(
-            f"step {progress.step}" + (f"/{progress.max_steps}" * bool(progress.max_steps))
+            f"{progress.unit or 'step'} {progress.step}"
+            + (f"/{progress.max_steps}" * bool(progress.max_steps))
         )
     if progress.reward is not None:
         parts.append(f"reward {progress.reward:.4f}")
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
+    if progress.rows_per_second is not None:
+        parts.append(f"{progress.rows_per_second:.1f} rows/s")
     if progress.tokens_per_second is not None:
         parts.append(f"{progress.tokens_per_second:.0f} tokens/s")
     if progress.remaining_s is not None:

@@ -32,11 +32,8 @@ from tests.integration.weight_sync_harness import (
     TrainRank,
     request,
 )
-from workloads.grpo.engines import (
-    EngineSettings,
-    VersionSpan,
-    environment,
-)
+from workloads.engine import EngineSettings, environment
+from workloads.grpo.engines import VersionSpan
 from workloads.grpo.rollout import RolloutActor
 
 if TYPE_CHECKING:

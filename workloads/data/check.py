@@ -44,10 +44,10 @@ def check_dataset(
     judge: Judge = RowReader.messages,
 ) -> None:  # fmt: skip
     """Adds what is wrong with a dataset's sources, and digests of their content."""
-    validation = dataset.validation_sources if isinstance(dataset, DatasetSpec) else ()
     named = [
-        *((f"train[{i}]", source) for i, source in enumerate(dataset.train_sources)),
-        *((f"validation[{i}]", source) for i, source in enumerate(validation)),
+        (f"{field}[{index}]", source)
+        for field, sources in dataset.sources.items()
+        for index, source in enumerate(sources)
     ]
     rows: dict[str, int | None] = {}
     for path, source in named:
@@ -171,7 +171,7 @@ def _check_rows(
         findings.notes.append(f"{source.path}: {bad:,} of {rows:,} rows can't be used")
         findings.notes += [f"  {row.file}:{row.line}: {row.reason}" for row in first_bad]
     if unfilled:
-        _check_names(loaded, place, source, findings)
+        _check_names(loaded, place, dataset, source, findings)
     if is_small and rows:
         findings.problems += _column_problems(loaded, place, source, columns)
     return rows if is_small else None
@@ -198,9 +198,11 @@ def _column_problems(
         )
 
 
-def _check_names(loaded: LoadedSpec, place: str, source: SourceSpec, findings: Findings) -> None:
+def _check_names(
+    loaded: LoadedSpec, place: str, dataset: RowsSpec, source: SourceSpec, findings: Findings
+) -> None:
     message = "rows hold {{NAME}} or {{AUTHOR}}, which nothing fills"
-    remedy = "add model_name and model_author beside dataset.train"
+    remedy = f"add model_name and model_author beside dataset.{dataset.main_field}"
     if source.path in BUNDLED:
         findings.problems.append(loaded.problem(place, message, remedy))
     else:

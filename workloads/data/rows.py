@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
 from jobs.errors import Problem, SpecError
-from jobs.spec.dataset import DatasetSpec, PromptsSpec
+from jobs.spec.dataset import DatasetSpec, PromptRowsSpec
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -121,7 +121,7 @@ class Remains(Protocol):
 
 
 def check_left(
-    rows: int, remains: Remains, dataset: DatasetSpec | PromptsSpec, nothing: str, remedy: str
+    rows: int, remains: Remains, dataset: DatasetSpec | PromptRowsSpec, nothing: str, remedy: str
 ) -> None:
     """Checks that rows are left, and that none was bad where the dataset is strict.
 
@@ -135,4 +135,4 @@ def check_left(
         if remains.too_long:
             longer = f"longer than max_length {dataset.max_length}"
             nothing += f": all {remains.too_long:,} are {longer}"
-        raise SpecError([Problem(nothing, remedy, path="dataset.train")])
+        raise SpecError([Problem(nothing, remedy, path=f"dataset.{dataset.main_field}")])

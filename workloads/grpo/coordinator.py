@@ -27,12 +27,12 @@ from typing import Any
 
 from jobs.spec.grpo import GrpoSpec
 from storage.layout import AttemptLayout
-from workloads.grpo.engines import EngineSettings, environment
+from workloads.data.prompts import PromptReader
+from workloads.engine import EngineSettings, environment
 from workloads.grpo.episodes import Episodes
 from workloads.grpo.fleet import Fleet, Health
 from workloads.grpo.ledger import Ledger
 from workloads.grpo.producer import Producer
-from workloads.grpo.prompts import PromptReader
 from workloads.grpo.recorder import Recorder
 from workloads.grpo.samples import Batch, Receiver, TrainRow, Wanted
 from workloads.rewards.pool import RewardPool

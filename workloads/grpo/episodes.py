@@ -10,11 +10,11 @@ from typing import Any
 
 from jobs.errors import UserError
 from jobs.spec.grpo import GrpoSpec
+from workloads.data.prompts import Prompt
 from workloads.data.rows import Message
 from workloads.failures import root
 from workloads.grpo.engines import Generation, Request, Sampling
 from workloads.grpo.fleet import Fleet
-from workloads.grpo.prompts import Prompt
 from workloads.grpo.rollout import DataFailure
 from workloads.grpo.samples import Sample
 

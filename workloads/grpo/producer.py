@@ -11,10 +11,10 @@ import numpy as np
 
 from jobs.errors import RaysmithError, UserError
 from jobs.spec.grpo import GrpoSpec
+from workloads.data.prompts import PromptReader, locate
 from workloads.grpo.advantages import advantages
 from workloads.grpo.episodes import Episodes
 from workloads.grpo.ledger import Ledger
-from workloads.grpo.prompts import PromptReader, locate
 from workloads.grpo.recorder import Recorder
 from workloads.grpo.samples import Batch, Group, Sample, TrainRow
 from workloads.rewards.samples import Sample as Scored

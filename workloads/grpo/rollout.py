@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workloads.grpo.engines import Engine, EngineSettings, Generation, Request
+from workloads.engine import EngineSettings
+from workloads.grpo.engines import Engine, Generation, Request
 from workloads.process_log import print_to
 
 

@@ -14,9 +14,9 @@ from jobs.spec.fields import size_bytes
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.tuner import FullSpec
 from workloads.context import StageContext, StageResult
+from workloads.data.prompts import PreparedPrompts, prepare_prompts
+from workloads.engine import EngineSettings, engine_rank
 from workloads.grpo.coordinator import Coordinator, RolloutTask
-from workloads.grpo.engines import EngineSettings
-from workloads.grpo.prompts import PreparedPrompts, prepare_prompts
 from workloads.grpo.worker import LearnerTask, ledger_of, train_worker
 from workloads.models.resolve import ModelSource, resolve_model
 from workloads.train.stage import (
@@ -83,7 +83,7 @@ def run(context: StageContext) -> StageResult:
                 attempt=context.attempt,
                 coordinator=coordinator,
                 canary=tuple(canary),
-                backend=task.settings.transfer_backend,
+                backend=_backend(spec),
             )
             share = 1 - _COLOCATED_ENGINE if spec.rollout.colocate else 1.0
             result = fit(context, train_worker, learner, gpu_share=share)
@@ -173,10 +173,8 @@ def _backend(spec: GrpoSpec) -> str:
 
 
 def _engine_rank(spec: GrpoSpec) -> int:
-    """The least rank that vLLM has kernels for and the adapter fits in."""
     assert not isinstance(spec.tuner, FullSpec)
-    ranks = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-    return next(rank for rank in ranks if rank >= spec.tuner.rank)
+    return engine_rank(spec.tuner.rank)
 
 
 def _reward_models(context: StageContext, spec: GrpoSpec) -> dict[str, str]:

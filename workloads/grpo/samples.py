@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from workloads.data.rows import Message
 
 if TYPE_CHECKING:
-    from workloads.grpo.prompts import Prompt
+    from workloads.data.prompts import Prompt
 
 
 @dataclass

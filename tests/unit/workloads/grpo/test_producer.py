@@ -13,9 +13,9 @@ import pytest
 from jobs.errors import RaysmithError, UserError
 from jobs.spec.grpo import GrpoSpec
 from storage.layout import AttemptLayout
+from workloads.data.prompts import Prompt
 from workloads.grpo.ledger import Ledger
 from workloads.grpo.producer import Producer
-from workloads.grpo.prompts import Prompt
 from workloads.grpo.recorder import Recorder
 from workloads.grpo.samples import Batch, Sample
 from workloads.rewards.samples import Sample as Scored

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.spec.dataset import PromptsSpec
+from jobs.spec.dataset import PromptRowsSpec
 from storage.commit import begin, commit, read_committed
 from storage.manifest import Owner
 from workloads.data.conversation import RowReader
@@ -31,6 +31,7 @@ from workloads.data.prompt_rows import (
 from workloads.data.rows import REPORTED_ROWS, LeftOut, Message, check_left
 from workloads.data.selection import select
 from workloads.data.sources import chunk_files, find_files
+from workloads.data.template import Tokenized
 
 if TYPE_CHECKING:
     import pyarrow
@@ -49,6 +50,10 @@ class Prompt:
     messages: list[Message]
     columns: Mapping[str, Any]
     """The row's columns by the names that the spec gives them. `solution` is always among them."""
+    answer: str | None = None
+    """What the row itself answers."""
+    whole: Tokenized | None = None
+    """The conversation with its answers, where that was asked for and the row has one."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,14 @@ class PreparedPrompts:
 
 
 def prepare_prompts(
-    dataset: PromptsSpec,
+    dataset: PromptRowsSpec,
     base_folders: Sequence[str],
     model: str,
     seed: int,
     folder: Path,
     owner: Owner,
-    multi_turn: bool,
+    multi_turn: bool = False,
+    whole: bool = False,
 ) -> PreparedPrompts:
     """Tokenizes prompts into `folder`, or finds that this was done. Needs a connected Ray.
 
@@ -108,6 +114,7 @@ def prepare_prompts(
         owner: who writes.
         multi_turn: whether an environment goes on with the messages, which then must be those
             that the tokens stand for: a longer prompt is dropped, whatever the dataset says.
+        whole: whether conversations are kept with their answers, to measure losses.
 
     Raises:
         SpecError: if rows can't be used and `strict` is set, or none is left.
@@ -116,7 +123,7 @@ def prepare_prompts(
         return read_prepared(folder)
     tasks = _plan(dataset, base_folders, seed)
     strategy = "delete" if multi_turn else dataset.truncation_strategy
-    how = Tokenizing(model, dataset.chat_template, dataset.max_length, strategy)
+    how = Tokenizing(model, dataset.chat_template, dataset.max_length, strategy, whole)
     begin(folder, owner)
     outcomes = sorted(_run(tasks, how, folder), key=lambda outcome: outcome.number)
     prepared = _gather(outcomes)
@@ -169,6 +176,8 @@ class PromptReader:
             values["prompt_ids"],
             json.loads(values["messages"]),
             json.loads(values["columns"]),
+            values["answer"],
+            Tokenized(values["input_ids"], values["learned"]) if values["input_ids"] else None,
         )
 
 
@@ -208,9 +217,9 @@ def locate(position: int, rows: int, seed: int | None) -> tuple[int, int]:
     return epoch, int(order(rows, seed, epoch)[index])
 
 
-def _plan(dataset: PromptsSpec, base_folders: Sequence[str], seed: int) -> list[PromptTask]:
+def _plan(dataset: PromptRowsSpec, base_folders: Sequence[str], seed: int) -> list[PromptTask]:
     tasks: list[PromptTask] = []
-    for index, source in enumerate(dataset.train_sources):
+    for index, source in enumerate(dataset.sources[dataset.main_field]):
         reader = RowReader.of(dataset, source)
         chunks = chunk_files(find_files(source.path, base_folders))
         rows = sum(chunk.rows for chunk in chunks)

@@ -12,16 +12,16 @@ import pyarrow.parquet
 import pytest
 
 import workloads.data.prompt_rows
-import workloads.grpo.prompts
+import workloads.data.prompts
 from jobs.errors import SpecError
 from jobs.spec.dataset import PromptsSpec
 from storage.commit import read_committed
 from storage.manifest import Owner
 from workloads.data.prepare import load_tokenizer
 from workloads.data.prompt_rows import PromptOutcome, prompt_task
+from workloads.data.prompts import PreparedPrompts, PromptReader, locate, order, prepare_prompts
 from workloads.data.readers import jsonl
 from workloads.data.rows import LeftOut
-from workloads.grpo.prompts import PreparedPrompts, PromptReader, locate, order, prepare_prompts
 
 OWNER = Owner("r1", "grpo", "key", 1)
 
@@ -38,7 +38,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             bad = [LeftOut(**each) for each in outcome.pop("first_bad")]
             yield PromptOutcome(**outcome, first_bad=bad)
 
-    monkeypatch.setattr(workloads.grpo.prompts, "_run", run)
+    monkeypatch.setattr(workloads.data.prompts, "_run", run)
     monkeypatch.setattr(jsonl, "CHUNK_BYTES", 300)
     monkeypatch.setattr(workloads.data.prompt_rows, "ROWS_PER_GROUP", 4)
     return numbers
@@ -125,14 +125,14 @@ def test_prompts_are_read_in_any_order_a_group_at_a_time(
 ) -> None:
     _prepare(source, tiny_model)
     read: list[int] = []
-    group = workloads.grpo.prompts._group
+    group = workloads.data.prompts._group
 
     def counted(path: Path, number: int) -> pyarrow.Table:
         table = group(path, number)
         read.append(table.num_rows)
         return table
 
-    monkeypatch.setattr(workloads.grpo.prompts, "_group", counted)
+    monkeypatch.setattr(workloads.data.prompts, "_group", counted)
     reader = PromptReader(source / "data")
     wanted = [59, 0, 3, 0, 58]
     assert [prompt.row for prompt in reader.read(np.array(wanted))] == wanted

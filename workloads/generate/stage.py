@@ -1,0 +1,190 @@
+"""What a stage that asks models does in the driver: find the model, prepare its prompts, ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from jobs.errors import UserError
+from jobs.observed import Progress, timestamp, utc_now, write_phase, write_progress
+from jobs.spec.dataset import PromptRowsSpec
+from jobs.spec.fields import size_bytes
+from jobs.spec.generation import GenerationSpec, PoolSpec
+from storage.layout import AnswersLayout
+from workloads.context import StageContext
+from workloads.data.prompts import PreparedPrompts, Prompt, PromptReader, prepare_prompts
+from workloads.engine import EngineSettings, engine_rank
+from workloads.generate.answers import Answer, chunks, read_answers
+from workloads.generate.pool import Tally, generate
+from workloads.generate.worker import Task
+from workloads.models.adapter import base_model, lora_rank
+from workloads.models.resolve import ModelSource, read_json, resolve_model
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """A model as engines load it."""
+
+    folder: str
+    """The full model, or the adapter's base."""
+    adapter: str | None
+    """The adapter's folder."""
+    dtype: str
+    """The precision that its weights are kept in; `auto` where its files don't say."""
+
+    @property
+    def tokenizer(self) -> str:
+        """The folder of the tokenizer: the adapter's own, where it has one."""
+        own = self.adapter and Path(self.adapter, "tokenizer_config.json").is_file()
+        return str(self.adapter) if own else self.folder
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a stage asks a model."""
+
+    dataset: PromptRowsSpec
+    generation: GenerationSpec | None
+    """How rows are answered; None where they are only scored."""
+    n: int = 1
+    """Answers to each row."""
+    scores: bool = False
+    """Whether the rows' own answers are scored."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered to each prompt of a dataset."""
+
+    prepared: PreparedPrompts
+    layout: AnswersLayout
+    tally: Tally
+
+    def __iter__(self) -> Iterator[tuple[Prompt, Answer]]:
+        """All prompts with what came of them, in their order, a chunk in memory at a time."""
+        reader = PromptReader(self.layout.data)
+        answers = read_answers(self.layout.answers, self.prepared.rows)
+        for chunk in chunks(self.prepared.rows):
+            yield from zip(reader.read(range(chunk.start, chunk.stop)), answers, strict=False)
+
+
+def find_model(
+    context: StageContext, field: str, reference: str, hub_token: str | None
+) -> AskedModel:
+    """Finds the model that a field of the stage names, and brings it to this machine.
+
+    Raises:
+        UserError: if it is an adapter that engines can't take.
+    """
+    import ray
+
+    made = context.inputs.get(field)
+    source = (
+        ModelSource("folder", str(made)) if made else resolve_model(reference, context.base_folders)
+    )
+    adapter = Path(source.name) if source.is_adapter else None
+    if adapter:
+        lora_rank(adapter)
+        source = base_model(adapter, context.base_folders)
+    write_phase(context.attempt.progress_json, "fetching the model")
+    folder: str = ray.get(ray.remote(_localized).remote(source, hub_token))
+    config = read_json(Path(folder, "config.json"))
+    dtype = config.get("dtype") or config.get("torch_dtype") or "auto"
+    return AskedModel(folder, str(adapter) if adapter else None, str(dtype))
+
+
+def _localized(source: ModelSource, hub_token: str | None) -> str:
+    from workloads.models.local import localize
+
+    return localize(source, hub_token)
+
+
+def ask_model(
+    context: StageContext, name: str, model: AskedModel, question: Question, pool: PoolSpec
+) -> Answers:
+    """Has a model answer a dataset, or finds that it has. Goes on where an earlier attempt ended.
+
+    `name` tells the stage's models apart.
+
+    Raises:
+        SpecError: if there is no row to ask about.
+        RaysmithError: if engines can't be made, or died too often.
+    """
+    layout, dataset = context.layout.model(name), _with_template_found(context, question.dataset)
+    write_phase(context.attempt.progress_json, "reading and tokenizing the rows")
+    prepared = prepare_prompts(
+        dataset,
+        context.base_folders,
+        model.tokenizer,
+        context.seed,
+        layout.data,
+        context.owner,
+        whole=question.scores,
+    )
+    generation = question.generation
+    seed = generation.seed if generation and generation.seed is not None else context.seed
+    task = Task(
+        prompts=layout.data,
+        answers=layout.answers,
+        logs=context.attempt.folder,
+        settings=_settings(context, model, question, pool),
+        adapter=model.adapter,
+        generation=generation,
+        n=question.n,
+        seed=seed,
+        scores=question.scores,
+    )
+    write_phase(context.attempt.progress_json, "starting the engines")
+    return Answers(prepared, layout, generate(task, pool, partial(_tell, context)))
+
+
+def _with_template_found(context: StageContext, dataset: PromptRowsSpec) -> PromptRowsSpec:
+    if not dataset.chat_template:
+        return dataset
+    paths = [Path(base, dataset.chat_template) for base in context.base_folders]
+    found = next((path for path in paths if path.is_file()), paths[0])
+    return dataset.model_copy(update={"chat_template": str(found.resolve())})
+
+
+def _settings(
+    context: StageContext, model: AskedModel, question: Question, pool: PoolSpec
+) -> EngineSettings:
+    rank = lora_rank(Path(model.adapter)) if model.adapter else None
+    try:
+        max_rank = engine_rank(rank) if rank else None
+    except ValueError as error:
+        raise UserError(f"{model.adapter}: {error}", "merge the adapter first") from error
+    written = question.generation.max_new_tokens if question.generation else 1
+    return EngineSettings(
+        model=model.folder,
+        dtype=pool.torch_dtype or model.dtype,
+        transfer_backend=None,
+        max_model_len=pool.max_model_len or question.dataset.max_length + written,
+        max_num_seqs=pool.max_num_seqs,
+        seed=context.seed % 2**31,
+        threads=pool.cpus_per_actor or context.cluster.cpus_per_worker(pool.actors),
+        on_gpu=pool.gpus > 0,
+        in_process=not pool.gpus,
+        tensor_parallel_size=pool.tensor_parallel_size,
+        kv_cache_bytes=size_bytes(pool.kv_cache),
+        gpu_memory_utilization=pool.gpu_memory_utilization or 0.9,
+        enforce_eager=pool.enforce_eager,
+        max_lora_rank=max_rank,
+    )
+
+
+def _tell(context: StageContext, tally: Tally) -> None:
+    if not tally.seconds and tally.rows < tally.of:
+        return  # the engines are still starting
+    progress = Progress(
+        step=tally.rows,
+        max_steps=tally.of,
+        unit="rows",
+        rows_per_second=tally.rows_per_second,
+        tokens_per_second=tally.tokens / tally.seconds if tally.seconds else None,
+        remaining_s=tally.remaining_s,
+        updated_at=timestamp(utc_now()),
+    )
+    write_progress(context.attempt.progress_json, progress)
