@@ -22,6 +22,7 @@ WORKLOADS = {
     "grpo": Workload(check="workloads.grpo.check:check", run="workloads.grpo.run:run"),
     "merge": Workload(check="workloads.merge.check:check", run="workloads.merge.run:run"),
     "export": Workload(check="workloads.export.check:check", run="workloads.export.run:run"),
+    "sample": Workload(check="workloads.sample.check:check", run="workloads.sample.run:run"),
 }
 
 

@@ -10,6 +10,7 @@ from jobs.spec.export import ExportSpec
 from jobs.spec.fields import NAME_PATTERN, Spec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.merge import MergeSpec
+from jobs.spec.sample import SampleSpec
 from jobs.spec.sft import SftSpec
 
 SCHEMA_VERSION = 1
@@ -18,7 +19,9 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 StageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """As a name, but without dots, which separate the parts of a path such as `stages.sft.model`."""
 
-Stage = Annotated[SftSpec | GrpoSpec | MergeSpec | ExportSpec, Field(discriminator="kind")]
+Stage = Annotated[
+    SftSpec | GrpoSpec | MergeSpec | ExportSpec | SampleSpec, Field(discriminator="kind")
+]
 
 
 class JobSpec(Spec):

@@ -28,7 +28,9 @@ SHARD_BYTES = 10**9
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Path, save_llama: SaveLlama, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(
+    tiny_model: Path, save_llama: SaveLlama, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A small model whose layers have rows of whole blocks, in bfloat16."""
     folder = tmp_path_factory.mktemp("model")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
