@@ -33,7 +33,7 @@ from jobs.spec.training import Dtype
 
 _DESTINATION = re.compile(
     r"^(?P<scheme>hf|ms)://(?P<repo>[\w][\w.-]*/[\w][\w.-]*)$"
-    r"|^s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[^/\s]+)*)/?$"
+    r"|^s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/(?!\.\.?(/|$))[^/\s]+)*)/?$"
 )
 
 QuantizeMethod = Literal["int8", "fp8", "bnb"]

@@ -39,7 +39,10 @@ def kept(answers: Sequence[Scored], keep: KeepSpec, is_scored: bool) -> list[Sco
         and (keep.min_reward is None or (answer.reward or 0.0) >= keep.min_reward)
     ]
     if keep.unique:
-        usable = list({answer.text: answer for answer in reversed(usable)}.values())[::-1]
+        first: dict[str, Scored] = {}
+        for answer in usable:
+            first.setdefault(answer.text, answer)
+        usable = list(first.values())
     if is_scored:
         # A stable sort: of equal rewards the one that came first.
         usable.sort(key=lambda answer: answer.reward or 0.0, reverse=True)
