@@ -31,7 +31,10 @@ def push(folder: Path, manifest: Manifest, spec: PushSpec, _message: str) -> dic
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
-    client = boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 5}))
+    # A session of its own reads the environment as it is now.
+    client = boto3.Session().client(
+        "s3", config=Config(retries={"mode": "standard", "max_attempts": 5})
+    )
     try:
         return _upload(client, folder, manifest, spec)
     except ClientError as error:

@@ -45,8 +45,9 @@ def test_what_can_be_made_is_fine(tmp_path: Path, stage: str) -> None:
     ("stage", "problem"),
     [
         ("push: {to: ftp://a/b}", "push.to: 'ftp://a/b' is no place to push to"),
+        ("push: {to: s3://a-b/../c}", "push.to: 's3://a-b/../c' is no place to push to"),
         ("push: {to: hf://name}", "push.to: 'hf://name' is no place to push to"),
-        ("push: {to: s3://a-b/../c, revision: x}", "push.revision: revision: S3 has no such thing"),
+        ("push: {to: s3://a-b, revision: x}", "push.revision: revision: S3 has no such thing"),
         ("push: {to: s3://a-b, token: abc}", "push.token: "),
         ("push: {to: hf://org/name}", "push.to: HF_HUB_OFFLINE is set"),
         ("quantize: {method: int3}", "quantize.method: "),
