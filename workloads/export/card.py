@@ -22,7 +22,7 @@ from workloads.export.lineage import Lineage, StageRecord
 from workloads.export.report import Report, report_lines
 from workloads.models.resolve import BUNDLED
 
-_LOCAL_PATH = re.compile(r"(?<![\w:/.~])(?:~|/)(?:[^\s/'\"{}\[\],#]+/)*([^\s/'\"{}\[\],#]+)")
+_LOCAL_PATH = re.compile(r"(?<![\w:/.~])(?:~/|/)(?:[^\s/'\"{}\[\],#]+/)*([^\s/'\"{}\[\],#]+)")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w-]*/[\w.-]+(@[\w./-]+)?$")
 _TAGS = {"sft": "sft", "grpo": "grpo", "int8": "int8", "fp8": "fp8", "bnb": "bitsandbytes"}
 _SHOWN = ("loss", "token_acc", "eval_loss", "eval_token_acc", "reward", "kl", "completion_length")
