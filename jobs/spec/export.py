@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from jobs.spec.fields import (
     Artifact,
@@ -36,6 +36,19 @@ _DESTINATION = re.compile(
     r"|^s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/(?!\.\.?(/|$))[^/\s]+)*)/?$"
 )
 
+
+def _check_method(value: object) -> object:
+    if value in ("gptq", "awq"):
+        # GPTQModel 7.7 needs torch 2.14 and transformers 5.20, llm-compressor 0.14 transformers
+        # 5.17 at most: neither can be installed beside our vLLM. To be looked at with its releases.
+        raise ValueError(
+            f"{value} is made by libraries that can't be installed beside this version's torch and "
+            "transformers; take int8, fp8 or bnb, or quantize the exported folder in an "
+            "environment of its own"
+        )
+    return value
+
+
 QuantizeMethod = Literal["int8", "fp8", "bnb"]
 GgufType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
@@ -43,7 +56,7 @@ GgufType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 class QuantizeSpec(Spec):
     """Weights of fewer bits. None of these methods needs calibration data."""
 
-    method: QuantizeMethod
+    method: Annotated[QuantizeMethod, BeforeValidator(_check_method)]
     """`int8`: weights and activations of 8 bits, which vLLM computes with on CPUs and GPUs.
     `fp8`: the same in 8-bit floating point. `bnb`: bitsandbytes' 4-bit NF4, which takes least
     memory, for transformers, and for vLLM on GPUs."""

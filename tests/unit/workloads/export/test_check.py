@@ -51,6 +51,7 @@ def test_what_can_be_made_is_fine(tmp_path: Path, stage: str) -> None:
         ("push: {to: s3://a-b, token: abc}", "push.token: "),
         ("push: {to: hf://org/name}", "push.to: HF_HUB_OFFLINE is set"),
         ("quantize: {method: int3}", "quantize.method: "),
+        ("quantize: {method: awq}", "quantize.method: awq is made by libraries that can't be"),
         ("gguf: {outtype: q4_k_m}", "gguf.outtype: "),
         ("max_shard_size: 5", "max_shard_size: "),
     ],
