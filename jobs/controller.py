@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs.errors import ClusterError, Interrupted
+from jobs.errors import ClusterError, Interrupted, RaysmithError
 from jobs.masking import Mask
 from jobs.observed import utc_now
 from jobs.plan.inputs import with_datasets
@@ -108,8 +108,12 @@ class Controller:
             state = RunState.SUCCEEDED
             for stage in self.job.plan.stages:
                 if state is not RunState.SUCCEEDED:
-                    self._move(stage, StageState.SKIPPED)
-                elif not self._has_artifact(stage):
+                    # What an earlier run of the same plan left stays what it is.
+                    if not self.record.status.stage(stage.name).state.has_artifact:
+                        self._move(stage, StageState.SKIPPED)
+                elif self._has_artifact(stage):
+                    state = self._hold(stage)
+                else:
                     state = self._run_stage(stage)
         self.record.finish(state)
         return state
@@ -128,6 +132,19 @@ class Controller:
         if found:
             self._move(stage, StageState.CACHED, key=key, artifact=str(found))
         return bool(found)
+
+    def _hold(self, stage: StagePlan) -> RunState:
+        """Whether an artifact that was there already is what the plan demands of it now."""
+        hold, status = WORKLOADS[stage.kind].hold, self.record.status.stage(stage.name)
+        try:
+            if hold:
+                load_function(hold)(stage, Path(status.artifact or ""))
+        except RaysmithError as error:
+            self.failure = error
+            self._move(stage, StageState.PENDING)
+            self._move(stage, StageState.FAILED, reason=classify(error), message=str(error))
+            return RunState.FAILED
+        return RunState.SUCCEEDED
 
     def _run_stage(self, stage: StagePlan) -> RunState:
         key = self.job.checked.keys[stage.name]

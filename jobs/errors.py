@@ -81,6 +81,10 @@ class ClusterError(RaysmithError):
     exit_code = ExitCode.CLUSTER
 
 
+class GateNotMet(RaysmithError):
+    """A model was measured, and is not as good as the job demands."""
+
+
 class Interrupted(RaysmithError):
     """The user asked to stop, and the work is safe."""
 

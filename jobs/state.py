@@ -46,6 +46,8 @@ class FailureClass(StrEnum):
     DEVICE_OUT_OF_MEMORY = "device_out_of_memory"
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
     INFRASTRUCTURE = "infrastructure"
+    GATE_NOT_MET = "gate_not_met"
+    """Nothing broke: the model is not as good as the job demands."""
     UNKNOWN = "unknown"
 
     @property
@@ -59,6 +61,7 @@ _MAX_RETRIES = {
     FailureClass.DEVICE_OUT_OF_MEMORY: 0,
     FailureClass.HOST_OUT_OF_MEMORY: 1,
     FailureClass.INFRASTRUCTURE: 3,
+    FailureClass.GATE_NOT_MET: 0,
     FailureClass.UNKNOWN: 0,
 }
 

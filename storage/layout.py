@@ -5,7 +5,7 @@
       stages/<stage>/attempt_<k>/{driver.log, worker_<rank>.log, logging.jsonl, progress.json,
                                   args.json, runs/, images/, and of a pool of engines:
                                   rollout_<index>.log, rollout_events.jsonl, completions.jsonl,
-                                  failures.jsonl, timeline.jsonl, adapters/}
+                                  failures.jsonl, timeline.jsonl, adapters/, engines/<model>/}
       stages/<stage>/checkpoint-<step>/   (commit protocol)
       stages/<stage>/data/                (commit protocol)
       stages/<stage>/scratch/             (only while the stage works)
@@ -87,6 +87,10 @@ class AttemptLayout:
     def adapters(self) -> Path:
         """The folder of adapters on their way to engines."""
         return self.folder / "adapters"
+
+    def engine_logs(self, model: str) -> Path:
+        """The folder of what the engines of a model printed. Raises UserError for a bad name."""
+        return self.folder / "engines" / check_name(model, "model name")
 
     def worker_log(self, rank: int) -> Path:
         """What the worker of this rank printed."""

@@ -15,11 +15,15 @@ class Workload:
     """Looks at the stage's inputs before anything runs. Imports nothing heavy."""
     run: str
     """Runs one attempt."""
+    hold: str | None = None
+    """Looks whether an artifact that is there already is what the plan demands now, where it can
+    demand more of the same artifact."""
 
 
 WORKLOADS = {
     "sft": Workload(check="workloads.train.check:check", run="workloads.train.run:run"),
     "grpo": Workload(check="workloads.grpo.check:check", run="workloads.grpo.run:run"),
+    "evaluate": Workload(check="workloads.evaluate.check:check", run="workloads.evaluate.run:run"),
     "merge": Workload(check="workloads.merge.check:check", run="workloads.merge.run:run"),
     "export": Workload(check="workloads.export.check:check", run="workloads.export.run:run"),
     "sample": Workload(check="workloads.sample.check:check", run="workloads.sample.run:run"),

@@ -20,7 +20,8 @@ class EngineSettings:
     """As transformers names it; `auto` leaves it to vLLM."""
     transfer_backend: str | None
     """vLLM's name of what weights arrive by; None where they stay as they are."""
-    max_model_len: int
+    max_model_len: int | None
+    """Tokens of prompt and answer together; as many as the model looks at when None."""
     max_num_seqs: int
     seed: int
     threads: int

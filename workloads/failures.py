@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jobs.errors import ClusterError, UserError
+from jobs.errors import ClusterError, GateNotMet, UserError
 from jobs.state import FailureClass
 
 LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
@@ -49,6 +49,8 @@ def _class_of(error: BaseException) -> FailureClass | None:
 
     if isinstance(error, UserError):
         return FailureClass.USER_ERROR
+    if isinstance(error, GateNotMet):
+        return FailureClass.GATE_NOT_MET
     if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
         return FailureClass.DEVICE_OUT_OF_MEMORY
     if isinstance(error, ray_errors.OutOfMemoryError | MemoryError):

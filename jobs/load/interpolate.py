@@ -23,7 +23,7 @@ OUTPUTS = ("model", "dataset")
 
 _INTERPOLATION = re.compile(r"\$\{(?P<body>[^{}\n]*)\}")
 _UNCLOSED = re.compile(r"\$\{(env:|secret:|stages\.|run\.)[^{}\n]*(?!\})$", re.MULTILINE)
-_TAKES_A_MODEL = re.compile(r"stages\.[^.]+\.(rewards\[\d+\]\.)?model")
+_TAKES_A_MODEL = re.compile(r"stages\.[^.]+\.((rewards\[\d+\]\.)?model|models\.[^.]+)")
 _TAKES_ROWS = re.compile(r"stages\.[^.]+\.dataset\.[a-z]+\[\d+\](\.path)?")
 _COUNT = re.compile(r"#\d+$")
 _ENV = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)")

@@ -213,7 +213,7 @@ def _remedy(tree: Value, path: KeyPath) -> str:
     known = _known_fields(tree, holder)
     if places := [place for place, name in known if name == key]:
         return f"{key} belongs in {places[0]}"
-    if kinds := _kinds_with(key):
+    if (kinds := _kinds_with(key)) and key not in ADVICE:
         return f"{key} is for stages of kind {' or '.join(kinds)}"
     near = difflib.get_close_matches(key, valid, n=1, cutoff=_NEAR)
     if near and key not in ELSEWHERE and key not in ADVICE:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from jobs.spec.evaluation import EvaluateSpec
+from jobs.spec.generation import PoolSpec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.resources import ResourcesSpec
 from jobs.spec.rewards import RewardSpec
@@ -47,6 +49,11 @@ RULES: Mapping[str, Mapping[str, str]] = {
         "workers": "1 for built-in rewards and reward models, 4 for code and your functions",
         "scale_rewards": "group for grpo, none for rloo, batch for reinforce_plus_plus",
     },
+    "evaluate": {
+        "gpus_per_actor": "as tensor_parallel_size where that is more than 1, else 0",
+        "gpu_memory_utilization": "0.9",
+        "max_model_len": "dataset.max_length + generation.max_new_tokens",
+    },
 }
 """What `plan --explain` says of a derived value, by the stage's kind and the value's field."""
 
@@ -78,6 +85,23 @@ def resolved_grpo(spec: GrpoSpec) -> GrpoSpec:
         "rewards": tuple(resolved_reward(reward) for reward in spec.rewards),
     }
     return spec.model_copy(update=sections)
+
+
+def resolved_evaluate(spec: EvaluateSpec) -> EvaluateSpec:
+    """The spec with every value given, but for what the cluster and the models decide."""
+    prompt = spec.dataset.max_length if spec.dataset else 0
+    longest = prompt + (spec.generation.max_new_tokens if spec.generates else 1)
+    return spec.model_copy(update={"engine": resolved_pool(spec.engine, longest)})
+
+
+def resolved_pool(pool: PoolSpec, longest: int) -> PoolSpec:
+    """How engines are made that have to hold prompts and answers of `longest` tokens together."""
+    values = {
+        "gpus_per_actor": pool.gpus,
+        "gpu_memory_utilization": pool.gpu_memory_utilization or 0.9,
+        "max_model_len": pool.max_model_len or longest,
+    }
+    return pool.model_copy(update=values)
 
 
 def resolved_reward(reward: RewardSpec) -> RewardSpec:

@@ -13,9 +13,10 @@ from pydantic import TypeAdapter
 from jobs.errors import SpecError
 from jobs.load.loaded import LoadedSpec
 from jobs.load.tree import replace, split_dotted, value_at
-from jobs.plan.derive import resolved_grpo, resolved_sft
+from jobs.plan.derive import resolved_evaluate, resolved_grpo, resolved_sft
 from jobs.plan.graph import edges, graph_problems, in_order, inputs
 from jobs.spec import SCHEMA_VERSION
+from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.fields import Artifact
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage
@@ -23,7 +24,7 @@ from jobs.spec.sft import SftSpec
 
 _PLAN_VERSION = 1
 
-_NOT_IN_KEY = {"resources", "after", "hub_token", "checkpoint"}
+_NOT_IN_KEY = {"resources", "after", "hub_token", "checkpoint", "gate"}
 _NOT_IN_KEY_OF = {
     "training": (
         "logging_steps", "eval_steps", "per_device_eval_batch_size", "gradient_checkpointing",
@@ -32,6 +33,10 @@ _NOT_IN_KEY_OF = {
         "actors", "engine", "gpus_per_actor", "cpus_per_actor", "colocate", "kv_cache",
         "gpu_memory_utilization", "max_num_seqs", "enforce_eager", "request_timeout_s",
         "start_timeout_s", "sync_timeout_s", "max_actor_restarts", "canary_tolerance",
+    ),
+    "engine": (
+        "actors", "gpus_per_actor", "cpus_per_actor", "kv_cache", "gpu_memory_utilization",
+        "max_num_seqs", "enforce_eager", "max_actor_restarts",
     ),
     "environment": ("timeout_s",),
     "rewards": ("label", "timeout_s", "workers", "gpus_per_worker"),
@@ -177,6 +182,8 @@ def _stage_plan(name: str, spec: Stage, needs: tuple[str, ...]) -> StagePlan:
         resolved = resolved_sft(spec)
     elif isinstance(spec, GrpoSpec):
         resolved = resolved_grpo(spec)
+    elif isinstance(spec, EvaluateSpec):
+        resolved = resolved_evaluate(spec)
     return StagePlan(name, resolved, needs, inputs(spec), spec.produces)
 
 

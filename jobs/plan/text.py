@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from jobs.plan.derive import accumulation_steps
 from jobs.plan.resolve import Plan, StagePlan
 from jobs.spec.algorithm import AlgorithmSpec
-from jobs.spec.dataset import PromptsSpec, SourceSpec
+from jobs.spec.dataset import PromptRowsSpec, SourceSpec
+from jobs.spec.evaluation import EvaluateSpec
+from jobs.spec.generation import PoolSpec
 from jobs.spec.grpo import GrpoSpec
+from jobs.spec.job import Stage
 from jobs.spec.rollout import RolloutSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.training import TrainingSpec
@@ -50,7 +53,8 @@ def _chain(plan: Plan) -> str:
 
 def _row(stage: StagePlan) -> tuple[str, ...]:
     spec = stage.spec
-    model = spec.model if len(spec.model) <= _MAX_MODEL else f"…{spec.model[-_MAX_MODEL:]}"
+    model = _models(spec) if isinstance(spec, EvaluateSpec) else spec.model
+    model = model if len(model) <= _MAX_MODEL else f"…{model[-_MAX_MODEL:]}"
     if not isinstance(spec, SftSpec | GrpoSpec):
         return stage.name, spec.kind, model, "-", "-", "-", "-", stage.produces
     training, resources = spec.training, spec.resources
@@ -74,6 +78,10 @@ def _row(stage: StagePlan) -> tuple[str, ...]:
     )
 
 
+def _models(spec: EvaluateSpec) -> str:
+    return spec.model or ", ".join(spec.models)
+
+
 def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
@@ -83,12 +91,42 @@ def _rate(training: TrainingSpec) -> str:
 
 
 def _details(stage: StagePlan) -> Iterator[str]:
-    """What a stage that learns from completions does, in a line to each part of it."""
-    spec = stage.spec
-    if not isinstance(spec, GrpoSpec):
-        return
+    """What a stage with engines does, in a line to each part of it."""
+    if lines := _parts(stage.spec):
+        width = max(map(len, lines))
+        yield ""
+        yield f"{stage.name}:"
+        yield from (f"  {name.ljust(width)}  {text}" for name, text in lines.items())
+
+
+def _parts(spec: Stage) -> dict[str, str]:
+    if isinstance(spec, GrpoSpec):
+        return _grpo_parts(spec)
+    return _evaluate_parts(spec) if isinstance(spec, EvaluateSpec) else {}
+
+
+def _evaluate_parts(spec: EvaluateSpec) -> dict[str, str]:
+    lines = {}
+    if spec.models:
+        lines["models"] = ", ".join(f"{name}: {model}" for name, model in spec.models.items())
+    if dataset := spec.dataset:
+        lines["rows"] = _rows(dataset)
+        lines["metrics"] = ", ".join(spec.metrics)
+    if spec.generates:
+        sampled = spec.generation
+        how = f"temperature {sampled.temperature:g}" if sampled.temperature else "greedy"
+        lines["answers"] = f"up to {sampled.max_new_tokens} tokens, {how}"
+    lines["engines"] = f"{spec.engine.actors}{_each(spec.engine)}"
+    if spec.lm_eval:
+        lines["lm-eval"] = ", ".join(spec.lm_eval.tasks)
+    if spec.gate:
+        lines["gate"] = ", ".join(f"{name} {bound}" for name, bound in spec.gate.items())
+    return lines
+
+
+def _grpo_parts(spec: GrpoSpec) -> dict[str, str]:
     lines = {
-        "prompts": _prompts(spec.dataset),
+        "prompts": _rows(spec.dataset),
         "rewards": ", ".join(f"{reward.weight:g} x {reward.label}" for reward in spec.rewards),
         "engines": _engines(spec.rollout),
         "batch": _batch(spec),
@@ -98,14 +136,11 @@ def _details(stage: StagePlan) -> Iterator[str]:
     if spec.environment:
         name = spec.environment.name or spec.environment.import_path
         lines["environment"] = f"{name}, {_count(spec.environment.max_turns, 'turn', 'turns')}"
-    width = max(map(len, lines))
-    yield ""
-    yield f"{stage.name}:"
-    yield from (f"  {name.ljust(width)}  {text}" for name, text in lines.items())
+    return lines
 
 
-def _prompts(dataset: PromptsSpec) -> str:
-    names = [_source(source) for source in dataset.train_sources]
+def _rows(dataset: PromptRowsSpec) -> str:
+    names = [_source(source) for source in dataset.sources[dataset.main_field]]
     more = f" and {len(names) - _MAX_SOURCES} more" if len(names) > _MAX_SOURCES else ""
     end = "are left out" if dataset.truncation_strategy == "delete" else "lose their beginning"
     return (
@@ -119,18 +154,20 @@ def _source(source: SourceSpec) -> str:
 
 
 def _engines(rollout: RolloutSpec) -> str:
-    if rollout.gpus_per_actor:
-        each = f" x {_count(rollout.gpus_per_actor, 'GPU', 'GPUs')}"
-    elif rollout.cpus_per_actor:
-        each = f" x {_count(rollout.cpus_per_actor, 'core', 'cores')}"
-    else:
-        each = " on CPUs"
     place = ", on the workers' GPUs" if rollout.colocate else ""
     behind = _count(rollout.max_staleness, "update", "updates")
     return (
-        f"{rollout.actors}{each}{place}; {rollout.engine}, {rollout.torch_dtype}; "
+        f"{rollout.actors}{_each(rollout)}{place}; {rollout.engine}, {rollout.torch_dtype}; "
         f"{f'up to {behind} behind' if rollout.max_staleness else 'strictly on-policy'}"
     )
+
+
+def _each(pool: RolloutSpec | PoolSpec) -> str:
+    if pool.gpus_per_actor:
+        return f" x {_count(pool.gpus_per_actor, 'GPU', 'GPUs')}"
+    if pool.cpus_per_actor:
+        return f" x {_count(pool.cpus_per_actor, 'core', 'cores')}"
+    return " on CPUs"
 
 
 def _batch(spec: GrpoSpec) -> str:

@@ -45,8 +45,8 @@ class PoolSpec(EngineSpec):
     cpus_per_actor: PositiveInt | None = None
     """CPU cores of each engine. When absent: a local machine's cores shared among the engines, or
     4 on a cluster."""
-    max_actor_restarts: NonNegativeInt = 3
-    """How often each engine is replaced before the stage fails."""
+    max_actor_restarts: NonNegativeInt = 5
+    """How often engines are replaced, in all, before the stage fails."""
 
     @property
     def gpus(self) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.export import ExportSpec
 from jobs.spec.fields import NAME_PATTERN, Spec
 from jobs.spec.grpo import GrpoSpec
@@ -20,7 +21,8 @@ StageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """As a name, but without dots, which separate the parts of a path such as `stages.sft.model`."""
 
 Stage = Annotated[
-    SftSpec | GrpoSpec | MergeSpec | ExportSpec | SampleSpec, Field(discriminator="kind")
+    SftSpec | GrpoSpec | SampleSpec | EvaluateSpec | MergeSpec | ExportSpec,
+    Field(discriminator="kind"),
 ]
 
 

@@ -72,6 +72,8 @@ def _next_steps(status: RunStatus, layout: RunLayout, command: str) -> Iterator[
     reasons = {stage.reason for stage in status.stages if stage.state is StageState.FAILED}
     if FailureClass.USER_ERROR in reasons:
         yield f"{command}   (mend the cause first; stages that ended well are not run again)"
+    elif FailureClass.GATE_NOT_MET in reasons:
+        yield f"{command}   (looks at the gate again; what was answered is kept)"
     elif status.state is not RunState.SUCCEEDED:
         yield f"{command}   (goes on from the last committed checkpoint)"
     folder = _quoted(layout.folder)

@@ -21,6 +21,13 @@ stages:
     dataset: {train: [./rows.jsonl]}
     tuner: {type: lora, rank: 8}
     training: {learning_rate: 1e-4}
+  check:
+    kind: evaluate
+    model: ${stages.sft.model}
+    dataset: {test: [./rows.jsonl]}
+    metrics: [loss, exact_match, accuracy, bleu, rouge, classification]
+    labels: ["1", "2"]
+    gate: {accuracy: ">= 0.6"}
 """
 
 VALIDATE = f"""\

@@ -8,13 +8,17 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 from jobs.errors import UserError
+from jobs.spec.dataset import RowsSpec
 from workloads.data.readers import READERS, reader_for
 from workloads.data.rows import Chunk
 
 BUNDLED = {"arithmetic": "arithmetic.jsonl", "self-cognition": "self_cognition.jsonl"}
 """Datasets that come with the package, by name."""
+
+Rows = TypeVar("Rows", bound=RowsSpec)
 
 _KINDS = ", ".join(READERS)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w-]+")
@@ -97,6 +101,15 @@ def _nearest(path: str, base_folders: Sequence[str]) -> str:
         hint = "a pattern may stand only after the last slash; "
     bundled = ", ".join(BUNDLED)
     return f"{hint}looked at {looked}; bundled datasets: {bundled}"
+
+
+def found_template(dataset: Rows, base_folders: Sequence[str]) -> Rows:
+    """The dataset with the path of its chat template, if it has one, made absolute."""
+    if not dataset.chat_template:
+        return dataset
+    paths = [Path(base, dataset.chat_template) for base in base_folders]
+    found = next((path for path in paths if path.is_file()), paths[0])
+    return dataset.model_copy(update={"chat_template": str(found.resolve())})
 
 
 def chunk_files(paths: Sequence[str]) -> list[Chunk]:

@@ -71,7 +71,8 @@ def generate(task: Task, pool: PoolSpec, tell: Callable[[Tally], None]) -> Tally
         RaysmithError: if the engine can't be made, or can't work.
     """
     rows = read_prepared(task.prompts).rows
-    task.answers.mkdir(parents=True, exist_ok=True)
+    for folder in (task.answers, task.logs):
+        folder.mkdir(parents=True, exist_ok=True)
     todo = missing(task.answers, rows)
     before = _read_tally(task.answers, rows - sum(chunk.rows for chunk in todo), rows)
     tell(before)
@@ -116,7 +117,9 @@ def _dataset(task: Task, pool: PoolSpec, todo: list[Chunk]) -> Dataset:
 
     # Enough chunks at once that the engine's places are full while the longest answers end.
     at_once = -(-task.settings.max_num_seqs // ROWS_PER_CHUNK) + 1
-    numbers = ray.data.range(len(todo), override_num_blocks=len(todo))
+    # Made here, and by no task, which would wait where engines take all of a cluster's cores.
+    items = [{"id": index} for index in range(len(todo))]
+    numbers = ray.data.from_items(items, override_num_blocks=len(todo))
     return numbers.map_batches(
         Generator,
         batch_size=1,
@@ -129,7 +132,6 @@ def _dataset(task: Task, pool: PoolSpec, todo: list[Chunk]) -> Dataset:
         ),
         num_cpus=task.settings.threads,
         num_gpus=pool.gpus,
-        max_restarts=pool.max_actor_restarts,
         runtime_env={"env_vars": environment(task.settings)},
     )
 
@@ -137,10 +139,12 @@ def _dataset(task: Task, pool: PoolSpec, todo: list[Chunk]) -> Dataset:
 def _failure(error: Exception, task: Task) -> RaysmithError:
     from ray.exceptions import RayActorError
 
+    remedy = f"see the engines' logs in {task.logs}"
+    started = len(list(task.logs.iterdir()))
+    if started > task.most_starts:
+        reason = f"engines' processes died {started - 1} times"
+        return ClusterError(reason, f"{remedy}; raise max_actor_restarts if machines are at fault")
     cause = root(error)
-    if isinstance(cause, RaysmithError):
-        return cause
-    remedy = f"see engine_*.log in {task.logs}"
     if isinstance(cause, RayActorError):
-        return ClusterError(f"an engine's process died, and so did those after it: {cause}", remedy)
+        return ClusterError(f"an engine's process died: {cause}", remedy)
     return RaysmithError(f"an engine failed: {type(cause).__name__}: {cause}", remedy)

@@ -15,6 +15,7 @@ from jobs.spec.generation import GenerationSpec, PoolSpec
 from storage.layout import AnswersLayout
 from workloads.context import StageContext
 from workloads.data.prompts import PreparedPrompts, Prompt, PromptReader, prepare_prompts
+from workloads.data.sources import found_template
 from workloads.engine import EngineSettings, engine_rank
 from workloads.generate.answers import Answer, chunks, read_answers
 from workloads.generate.pool import Tally, generate
@@ -112,7 +113,10 @@ def ask_model(
         SpecError: if there is no row to ask about.
         RaysmithError: if engines can't be made, or died too often.
     """
-    layout, dataset = context.layout.model(name), _with_template_found(context, question.dataset)
+    layout, dataset = (
+        context.layout.model(name),
+        found_template(question.dataset, context.base_folders),
+    )
     write_phase(context.attempt.progress_json, "reading and tokenizing the rows")
     prepared = prepare_prompts(
         dataset,
@@ -124,44 +128,43 @@ def ask_model(
         whole=question.scores,
     )
     generation = question.generation
+    written = generation.max_new_tokens if generation else 1
+    max_model_len = pool.max_model_len or dataset.max_length + written
     seed = generation.seed if generation and generation.seed is not None else context.seed
     task = Task(
         prompts=layout.data,
         answers=layout.answers,
-        logs=context.attempt.folder,
-        settings=_settings(context, model, question, pool),
+        logs=context.attempt.engine_logs(name),
+        settings=engine_settings(context, model, pool, max_model_len),
         adapter=model.adapter,
         generation=generation,
         n=question.n,
         seed=seed,
+        most_starts=pool.actors + pool.max_actor_restarts,
         scores=question.scores,
     )
     write_phase(context.attempt.progress_json, "starting the engines")
     return Answers(prepared, layout, generate(task, pool, partial(_tell, context)))
 
 
-def _with_template_found(context: StageContext, dataset: PromptRowsSpec) -> PromptRowsSpec:
-    if not dataset.chat_template:
-        return dataset
-    paths = [Path(base, dataset.chat_template) for base in context.base_folders]
-    found = next((path for path in paths if path.is_file()), paths[0])
-    return dataset.model_copy(update={"chat_template": str(found.resolve())})
-
-
-def _settings(
-    context: StageContext, model: AskedModel, question: Question, pool: PoolSpec
+def engine_settings(
+    context: StageContext, model: AskedModel, pool: PoolSpec, max_model_len: int | None
 ) -> EngineSettings:
+    """How a pool's engines are made for a model.
+
+    Raises:
+        UserError: if an adapter's rank is more than engines take.
+    """
     rank = lora_rank(Path(model.adapter)) if model.adapter else None
     try:
         max_rank = engine_rank(rank) if rank else None
     except ValueError as error:
         raise UserError(f"{model.adapter}: {error}", "merge the adapter first") from error
-    written = question.generation.max_new_tokens if question.generation else 1
     return EngineSettings(
         model=model.folder,
         dtype=pool.torch_dtype or model.dtype,
         transfer_backend=None,
-        max_model_len=pool.max_model_len or question.dataset.max_length + written,
+        max_model_len=max_model_len,
         max_num_seqs=pool.max_num_seqs,
         seed=context.seed % 2**31,
         threads=pool.cpus_per_actor or context.cluster.cpus_per_worker(pool.actors),

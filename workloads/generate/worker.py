@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jobs.errors import RaysmithError
 from jobs.spec.generation import GenerationSpec
 from workloads.data.prompts import Prompt, PromptReader
 from workloads.data.template import Tokenized
@@ -34,7 +35,7 @@ class Task:
     answers: Path
     """The folder of the chunks' files."""
     logs: Path
-    """The folder for what engines print."""
+    """The folder for what engines print, a file to each process."""
     settings: EngineSettings
     adapter: str | None
     """The folder of an adapter that the model is used with."""
@@ -44,6 +45,8 @@ class Task:
     """Answers to each row."""
     seed: int
     """What samples follow from, with the row's number."""
+    most_starts: int
+    """How many processes may be started before the task fails."""
     scores: bool
     """Whether the rows' own answers are scored, which needs prompts that were prepared whole."""
 
@@ -56,8 +59,15 @@ class Generator:
     """
 
     def __init__(self, task: Task, todo: Sequence[Chunk]) -> None:
-        """`todo` are the chunks that are counted by the rows of Ray's dataset."""
+        """`todo` are the chunks that are counted by the rows of Ray's dataset.
+
+        Raises:
+            RaysmithError: if too many processes have been started before.
+        """
+        # Ray starts as many as it takes, and a chunk may be what they die of.
         print_to(task.logs / f"engine_{os.getpid()}.log")
+        if len(list(task.logs.iterdir())) > task.most_starts:
+            raise RaysmithError("engines died too often")
         from workloads.generate.engine import SharedEngine
 
         self._task, self._todo = task, todo

@@ -11,7 +11,7 @@ from jobs.spec.grpo import GrpoSpec
 from workloads.check import Findings, located
 from workloads.data.check import check_dataset
 from workloads.environments import check_environment
-from workloads.models.resolve import read_json
+from workloads.models.check import check_context
 from workloads.rewards.check import Prompts, add_digest, check_rewards
 from workloads.train.check import check_trained_model
 
@@ -23,31 +23,14 @@ def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
     findings, prompts = Findings(), Prompts()
     source = check_trained_model(loaded, stage, spec, findings)
     if source and source.kind == "folder" and not findings.problems:
-        _check_context(loaded, stage, spec, Path(source.name), findings)
+        remedy = "lower dataset.max_length or rollout.max_completion_length"
+        wanted = spec.rollout.max_model_len or 0
+        check_context(loaded, stage, Path(source.name), wanted, findings, remedy)
     check_dataset(loaded, stage.name, spec.dataset, findings, prompts.messages)
     length = spec.rollout.max_completion_length
     check_rewards(loaded, stage, spec.rewards, length, prompts, findings)
     _check_environment(loaded, stage, spec, findings)
     return findings
-
-
-def _check_context(
-    loaded: LoadedSpec, stage: StagePlan, spec: GrpoSpec, model: Path, findings: Findings
-) -> None:
-    """Prompt and completion must fit into what the model can look at."""
-    config = read_json(model / "config.json")
-    positions, wanted = config.get("max_position_embeddings"), spec.rollout.max_model_len or 0
-    # What stretches a model's positions is left to the engine, which knows by how much.
-    stretched = config.get("rope_scaling") or config.get("rope_parameters", {}).get("factor")
-    if isinstance(positions, int) and wanted > positions and not stretched:
-        findings.problems.append(
-            loaded.problem(
-                f"stages.{stage.name}.dataset",
-                f"prompt and completion may have {wanted:,} tokens together, and the model looks "
-                f"at {positions:,}",
-                "lower dataset.max_length or rollout.max_completion_length",
-            )
-        )
 
 
 def _check_environment(

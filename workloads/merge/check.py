@@ -8,6 +8,7 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.plan.resolve import StagePlan
+from jobs.spec.merge import MergeSpec
 from workloads.check import Findings, located
 from workloads.models.check import check_model, check_weights
 from workloads.models.resolve import ADAPTER_CONFIG, adapter_base, read_json, resolve_model
@@ -15,15 +16,16 @@ from workloads.models.resolve import ADAPTER_CONFIG, adapter_base, read_json, re
 
 def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
     """The adapter must be one, and its base model must be there."""
-    findings = Findings()
-    source = check_model(loaded, stage, findings, "model", stage.spec.model)
+    findings, spec = Findings(), stage.spec
+    assert isinstance(spec, MergeSpec)
+    source = check_model(loaded, stage, findings, "model", spec.model)
     if source is None:
         return findings
     if not source.is_adapter:
         findings.problems.append(
             loaded.problem(
                 f"stages.{stage.name}.model",
-                f"{stage.spec.model!r} is a full model: there is nothing to merge",
+                f"{spec.model!r} is a full model: there is nothing to merge",
                 "give a folder with an adapter_config.json, or ${stages.X.model} of a stage with "
                 "tuner type lora; or delete this stage",
             )

@@ -9,7 +9,7 @@ from jobs.errors import UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.plan.resolve import StagePlan
 from workloads.check import Findings, located
-from workloads.models.resolve import ModelSource, resolve_model
+from workloads.models.resolve import ModelSource, read_json, resolve_model
 
 _PERMISSIONS = "check its permissions"
 
@@ -56,6 +56,25 @@ def check_full_model(
         )
         return None
     return source
+
+
+def check_context(
+    loaded: LoadedSpec, stage: StagePlan, model: Path, tokens: int, findings: Findings, remedy: str
+) -> None:
+    """Prompt and completion, of `tokens` together, must fit into what the model can look at."""
+    config = read_json(model / "config.json")
+    positions = config.get("max_position_embeddings")
+    # What stretches a model's positions is left to the engine, which knows by how much.
+    stretched = config.get("rope_scaling") or config.get("rope_parameters", {}).get("factor")
+    if isinstance(positions, int) and tokens > positions and not stretched:
+        findings.problems.append(
+            loaded.problem(
+                f"stages.{stage.name}.dataset",
+                f"prompt and completion may have {tokens:,} tokens together, and the model looks "
+                f"at {positions:,}",
+                remedy,
+            )
+        )
 
 
 def check_weights(source: ModelSource) -> None:

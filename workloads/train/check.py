@@ -40,13 +40,18 @@ def check_trained_model(
     source = check_full_model(loaded, stage, findings, "model", spec.model)
     if source and source.kind == "folder":
         try:
-            _check_tokenizer(Path(source.name), spec.model, spec.dataset.chat_template)
+            check_tokenizer(Path(source.name), spec.model, spec.dataset.chat_template)
         except UserError as error:
             findings.problems += located(loaded, stage, "model", error)
     return source
 
 
-def _check_tokenizer(folder: Path, model: str, chat_template: str | None) -> None:
+def check_tokenizer(folder: Path, model: str, chat_template: str | None) -> None:
+    """Checks that a model's folder holds a tokenizer, and that there is a chat template.
+
+    Raises:
+        UserError: if not.
+    """
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise UserError(
             f"{str(folder)!r} holds a model without its tokenizer",

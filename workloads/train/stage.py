@@ -20,6 +20,7 @@ from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sft import SftSpec
 from storage.commit import Newest, begin, commit, newest_committed, read_committed
 from workloads.context import StageContext
+from workloads.data.sources import found_template
 from workloads.failures import LOST_CONNECTION, root
 from workloads.models.resolve import ModelSource, resolve_model
 from workloads.train.environment import worker_environment
@@ -59,12 +60,7 @@ def start_model(context: StageContext, spec: SftSpec | GrpoSpec) -> StartModel:
 
 def with_template_found(spec: TrainSpec, base_folders: Sequence[str]) -> TrainSpec:
     """The spec with the path of its chat template, if it has one, made absolute."""
-    if not spec.dataset.chat_template:
-        return spec
-    paths = [Path(base, spec.dataset.chat_template) for base in base_folders]
-    found = next((path for path in paths if path.is_file()), paths[0])
-    dataset = spec.dataset.model_copy(update={"chat_template": str(found.resolve())})
-    return spec.model_copy(update={"dataset": dataset})
+    return spec.model_copy(update={"dataset": found_template(spec.dataset, base_folders)})
 
 
 def localized(model: ModelSource, hub_token: str | None) -> str:

@@ -13,11 +13,11 @@ import pytest
 
 import jobs.controller
 from jobs.controller import Controller, Job, open_record
-from jobs.errors import ClusterError, Interrupted, UserError
+from jobs.errors import ClusterError, GateNotMet, Interrupted, UserError
 from jobs.load.loader import load
 from jobs.masking import masker
 from jobs.observed import Driver, Progress, read_status, write_progress
-from jobs.plan.resolve import resolve
+from jobs.plan.resolve import StagePlan, resolve
 from jobs.record import Record, StageStatus
 from jobs.state import FailureClass, RunState, StageState
 from jobs.view.terminal import PlainView
@@ -232,6 +232,7 @@ def test_classes_of_failure_are_counted_apart(bench: Bench) -> None:
     ("error", "kind", "message"),
     [
         (UserError("no rows for secret-word"), FailureClass.USER_ERROR, "no rows for ***"),
+        (GateNotMet("loss is 3"), FailureClass.GATE_NOT_MET, "loss is 3"),
         (ValueError(), FailureClass.UNKNOWN, "ValueError"),
         (SystemExit(3), FailureClass.UNKNOWN, "3"),
     ],
@@ -245,6 +246,29 @@ def test_what_will_not_mend_itself_is_not_tried_again(
     assert bench.states() == [StageState.FAILED, StageState.SKIPPED]
     assert (bench.status("sft").reason, bench.status("sft").message) == (kind, message)
     assert "Traceback" in bench.contexts[0].attempt.driver_log.read_text()
+
+
+def test_what_is_there_is_held_to_what_the_plan_demands_now(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run()
+    held: list[Path] = []
+
+    def hold(stage: StagePlan, artifact: Path) -> None:
+        held.append(artifact)
+        if len(held) == 1:
+            raise GateNotMet("accuracy is 0.5, and must be >= 0.6")
+
+    bench.code.__dict__["hold"] = hold
+    name = bench.code.__name__
+    monkeypatch.setitem(WORKLOADS, "sft", Workload("", f"{name}:sft", hold=f"{name}:hold"))
+    assert bench.run() is RunState.FAILED
+    assert bench.states() == [StageState.FAILED, StageState.SUCCEEDED]
+    assert bench.status("sft").reason is FailureClass.GATE_NOT_MET
+    assert bench.run() is RunState.SUCCEEDED
+    assert bench.run() is RunState.SUCCEEDED
+    assert bench.started == ["sft 1", "merge 1", "sft 2"]
+    assert held == [bench.record.layout.artifact("sft")] * 2
 
 
 def test_a_failed_run_goes_on_where_it_failed(bench: Bench) -> None:

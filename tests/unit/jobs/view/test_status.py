@@ -10,7 +10,7 @@ from rich.text import Text
 from jobs.errors import UserError
 from jobs.observed import Driver, Progress, RunStatus, StageStatus, write_progress
 from jobs.state import FailureClass, RunState, StageState
-from jobs.view.status import as_json, duration, render_status
+from jobs.view.status import as_json, describe, duration, render_status
 from storage.layout import Layout, RunLayout
 
 NOW = datetime(2026, 11, 22, 10, 5, tzinfo=UTC)
@@ -109,3 +109,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_rows_are_counted_as_rows() -> None:
+    progress = Progress(step=64, max_steps=100, unit="rows", rows_per_second=3.14, remaining_s=12)
+    assert describe(progress) == "rows 64/100  3.1 rows/s  ETA 12s"

@@ -23,7 +23,7 @@ def _check(folder: Path, dataset: str) -> Findings:
     )
     loaded = load(file, (), {})
     findings = Findings()
-    check_dataset(loaded, "sft", loaded.spec.stages["sft"].dataset, findings)  # type: ignore[union-attr]
+    check_dataset(loaded, "sft", loaded.spec.stages["sft"].dataset, findings)  # type: ignore[union-attr,arg-type]
     return findings
 
 

@@ -14,7 +14,7 @@ import pytest
 import workloads.data.prompt_rows
 import workloads.data.prompts
 from jobs.errors import SpecError
-from jobs.spec.dataset import PromptsSpec
+from jobs.spec.dataset import EvaluationRowsSpec, PromptsSpec
 from storage.commit import read_committed
 from storage.manifest import Owner
 from workloads.data.prepare import load_tokenizer
@@ -90,6 +90,24 @@ def test_a_prompt_has_tokens_messages_and_columns(
     }  # fmt: skip
     text = load_tokenizer(str(tiny_model), None).decode(prompt.prompt_ids)
     assert text.endswith("<|im_start|>user\n37?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_rows_to_measure_on_keep_the_whole_conversation(
+    source: Path, tiny_model: Path, ran: list[int]
+) -> None:
+    with (source / "a.jsonl").open("a") as file:
+        file.write(json.dumps({"query": "?", "level": 5}) + "\n")
+    spec = EvaluationRowsSpec(test=("a.jsonl",), max_length=40)
+    folder = source / "data"
+    prepare_prompts(spec, (str(source),), str(tiny_model), 42, folder, OWNER, whole=True)
+    prompt, unanswered = PromptReader(folder).read([37, 60])
+    assert (prompt.answer, prompt.columns["solution"]) == ("answer 37", "answer 37")
+    assert prompt.whole
+    tokenizer = load_tokenizer(str(tiny_model), None)
+    learned = [i for i, m in zip(prompt.whole.input_ids, prompt.whole.learned, strict=True) if m]
+    assert tokenizer.decode(learned) == "answer 37<|im_end|>"
+    assert (unanswered.answer, unanswered.whole) == (None, None)
+    assert unanswered.columns["solution"] is None
 
 
 def test_what_is_done_is_not_done_again(source: Path, tiny_model: Path, ran: list[int]) -> None:

@@ -1,0 +1,1 @@
+"""Evaluation: models answer rows, and what they answer is measured."""
