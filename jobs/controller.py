@@ -24,6 +24,7 @@ from typing import Any
 from jobs.errors import ClusterError, Interrupted, RaysmithError
 from jobs.masking import Mask
 from jobs.observed import utc_now
+from jobs.plan.inputs import with_datasets
 from jobs.plan.resolve import Plan, StagePlan
 from jobs.record import (
     Record,
@@ -194,6 +195,7 @@ class Controller:
         attempt_layout.folder.mkdir(parents=True, exist_ok=True)
         layout.stop_request.unlink(missing_ok=True)
         artifacts = {s.name: s.artifact for s in self.record.status.stages}
+        inputs = {key: Path(artifacts[source] or "") for key, source in stage.inputs.items()}
 
         def event(kind: str, **fields: Any) -> None:
             self.record.event(kind, stage.name, **fields)
@@ -203,7 +205,7 @@ class Controller:
             self.view.note(f"[{stage.name}] {text}")
 
         return StageContext(
-            stage=stage,
+            stage=with_datasets(stage, inputs),
             seed=self.job.plan.seed,
             base_folders=self.job.plan.base_folders,
             owner=Owner(
@@ -212,7 +214,7 @@ class Controller:
             layout=layout,
             attempt=attempt_layout,
             artifact=run.artifact(stage.name),
-            inputs={key: Path(artifacts[source] or "") for key, source in stage.inputs.items()},
+            inputs=inputs,
             cluster=self.cluster,
             event=event,
             note=note,

@@ -9,6 +9,7 @@
                                   of a service: service.json, replica_<release>.log}
       stages/<stage>/checkpoint-<step>/   (commit protocol)
       stages/<stage>/data/                (commit protocol)
+      stages/<stage>/scratch/             (only while the stage works)
       stages/<stage>/models/<model>/{data/, answers/}   (data: commit protocol)
       stages/<stage>/stop_request
       stages/<stage>/updates/             (of a service)
@@ -133,6 +134,16 @@ class StageLayout:
     """The folder of one stage in one run, shared by its attempts."""
 
     folder: Path
+
+    @property
+    def run(self) -> "RunLayout":
+        """The run that the stage is part of."""
+        return RunLayout(self.folder.parent.parent)
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what the stage needs only while it works."""
+        return self.folder / "scratch"
 
     @property
     def data(self) -> Path:

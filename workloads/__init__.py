@@ -25,6 +25,8 @@ WORKLOADS = {
     "grpo": Workload(check="workloads.grpo.check:check", run="workloads.grpo.run:run"),
     "evaluate": Workload(check="workloads.evaluate.check:check", run="workloads.evaluate.run:run"),
     "merge": Workload(check="workloads.merge.check:check", run="workloads.merge.run:run"),
+    "export": Workload(check="workloads.export.check:check", run="workloads.export.run:run"),
+    "sample": Workload(check="workloads.sample.check:check", run="workloads.sample.run:run"),
     "serve": Workload(check="workloads.serve.check:check", run="workloads.serve.run:run"),
 }
 

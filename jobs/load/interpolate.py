@@ -18,14 +18,14 @@ from jobs.load.tree import Document, KeyPath, Value, child, dotted, leaves, repl
 from jobs.load.yaml_tree import scalar
 from jobs.spec.fields import REFERENCE, SECRET
 
-OUTPUTS = ("model",)
+OUTPUTS = ("model", "dataset")
 """What a stage can be asked for."""
 
 _INTERPOLATION = re.compile(r"\$\{(?P<body>[^{}\n]*)\}")
 _UNCLOSED = re.compile(r"\$\{(env:|secret:|stages\.|run\.)[^{}\n]*(?!\})$", re.MULTILINE)
-_TAKES_A_STAGE = re.compile(
-    r"stages\.[^.]+\.((rewards\[\d+\]\.)?model|models\.[^.]+|adapters\.[^.]+)"
-)
+_TAKES_A_MODEL = re.compile(r"stages\.[^.]+\.((rewards\[\d+\]\.)?model|(models|adapters)\.[^.]+)")
+_TAKES_ROWS = re.compile(r"stages\.[^.]+\.dataset\.[a-z]+\[\d+\](\.path)?")
+_COUNT = re.compile(r"#\d+$")
 _ENV = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 _KNOWN = "${env:NAME}, ${secret:NAME} and ${stages.NAME.model}"
 
@@ -165,16 +165,17 @@ def _stage_complaints(
     document: Document, path: KeyPath, body: str, text: str
 ) -> list[tuple[str, str]]:
     whole = f"${{{body}}}"
-    if not _TAKES_A_STAGE.fullmatch(dotted(path)):
-        remedy = "only a stage's `model`, a reward's, or one of `adapters` can be another's"
+    place = dotted(path)
+    if not (_TAKES_A_MODEL.fullmatch(place) or _TAKES_ROWS.fullmatch(place)):
+        remedy = "only a stage's `model` or dataset, an adapter, or a reward's model can be so"
         return [(f"{whole} may not stand here", remedy)]
-    if text != whole:
+    if (_COUNT.sub("", text) if _TAKES_ROWS.fullmatch(place) else text) != whole:
         return [(f"{whole} must be the whole value", f"write just {whole}")]
     match = REFERENCE.match(whole)
     if not match:
         return [(f"{whole} does not name a stage and its output", "write ${stages.NAME.model}")]
     return stage_complaints(document.value, path, match["stage"]) or _output_complaints(
-        match["stage"], match["output"]
+        match["stage"], match["output"], "dataset" if _TAKES_ROWS.fullmatch(place) else "model"
     )
 
 
@@ -197,12 +198,14 @@ def stage_complaints(tree: Value, path: KeyPath, stage: str) -> list[tuple[str, 
     return []
 
 
-def _output_complaints(stage: str, output: str) -> list[tuple[str, str]]:
-    if output in OUTPUTS:
+def _output_complaints(stage: str, output: str, fits: str) -> list[tuple[str, str]]:
+    if output == fits:
         return []
+    known = output in OUTPUTS
+    reason = f"a {fits} is needed" if known else f"there are {' and '.join(OUTPUTS)}"
     return [
         (
-            f"the stage '{stage}' has no output '{output}': only `model` exists",
-            f"write ${{stages.{stage}.model}}",
+            f"the stage '{stage}' can't be asked for '{output}' here: {reason}",
+            f"write ${{stages.{stage}.{fits}}}",
         )
     ]

@@ -101,9 +101,10 @@ def _misfit(stage: Stage, field: str, source: str, stages: Mapping[str, Stage]) 
             f"nothing to merge: the stage '{source}' leaves a full model",
             f"remove this stage, and use ${{stages.{source}.model}} where its model was used",
         )
-    if left != "adapter":
+    if left != "adapter" or "model" not in accepts:
+        article = "an" if left[0] in "ae" else "a"
         return (
-            f"the stage '{source}' leaves a {left}, and this takes: {', '.join(accepts)}",
+            f"the stage '{source}' leaves {article} {left}, and this takes: {', '.join(accepts)}",
             "name a stage that leaves one of these",
         )
     base = f"{source}-merged"

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from jobs.errors import SpecError
 from jobs.load.loaded import LoadedSpec
-from jobs.load.tree import split_dotted, value_at
+from jobs.load.tree import replace, split_dotted, value_at
 from jobs.plan.derive import resolved_evaluate, resolved_grpo, resolved_serve, resolved_sft
 from jobs.plan.graph import edges, graph_problems, in_order, inputs
 from jobs.spec import SCHEMA_VERSION
@@ -172,7 +172,9 @@ def _key_fields(stage: StagePlan) -> dict[str, Any]:
     # Another stage's artifact counts by its digest: renaming that stage changes nothing.
     for field in stage.inputs:
         path = split_dotted(field, fields)
-        value_at(fields, path[:-1]).pop(path[-1])
+        written = str(value_at(fields, path))
+        # What stands behind it, such as the 500 of `${stages.sample.dataset}#500`, counts too.
+        replace(fields, path, written.rpartition("}")[2])
     return fields
 
 

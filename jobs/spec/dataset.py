@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from jobs.spec.fields import Spec
+from jobs.spec.fields import Input, Spec
 
 FormatName = Literal["alpaca", "sharegpt", "query-response", "messages"]
 
@@ -59,6 +59,19 @@ class RowsSpec(Spec):
     def sources(self) -> dict[str, tuple[SourceSpec, ...]]:
         """All datasets in their long form, by the field that names them; the main one first."""
         raise NotImplementedError
+
+    @property
+    def taken(self) -> dict[str, Input]:
+        """What may be another stage's dataset, by its place in the stage."""
+        given = {field: getattr(self, field) for field in self.sources}
+        return {
+            f"dataset.{field}[{index}]{'' if isinstance(written[index], str) else '.path'}": Input(
+                source.path, ("dataset",)
+            )
+            for field, sources in self.sources.items()
+            for index, source in enumerate(sources)
+            if (written := given[field])
+        }
 
     @property
     def main_field(self) -> str:
@@ -161,7 +174,34 @@ class EvaluationRowsSpec(RowsSpec):
         return self
 
 
-PromptRowsSpec = PromptsSpec | EvaluationRowsSpec
+class SampleRowsSpec(RowsSpec):
+    """Rows to have completed. All columns of a row reach the rewards.
+
+    A row's last turn of the assistant, or its response, is no part of the prompt: rewards get it as
+    `solution`, where the row has no such column.
+    """
+
+    prompts: Sources
+    """The datasets whose rows are completed."""
+    shuffle: bool = True
+    """Where a source takes fewer rows than it has: takes them at random. The first ones else."""
+    max_length: PositiveInt = 1024
+    """The most tokens that a prompt may have."""
+    truncation_strategy: Literal["delete", "left"] = "delete"
+    """What becomes of a longer prompt: left out, or cut at its left end."""
+
+    @property
+    def sources(self) -> dict[str, tuple[SourceSpec, ...]]:
+        """The datasets to complete."""
+        return {"prompts": _long_form(self.prompts)}
+
+    @model_validator(mode="after")
+    def _sources_have_paths(self) -> SampleRowsSpec:
+        _check_counts(self.prompts)
+        return self
+
+
+PromptRowsSpec = PromptsSpec | EvaluationRowsSpec | SampleRowsSpec
 """Datasets that are cut into prompts, and answers to compare with."""
 
 

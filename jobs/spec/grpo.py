@@ -67,10 +67,11 @@ class GrpoSpec(StageSpec):
 
     @property
     def takes(self) -> dict[str, Input]:
-        """The model to start from, and reward models."""
+        """The model to start from, reward models, and datasets."""
         rewards = {f"rewards[{i}].model": each.model or "" for i, each in enumerate(self.rewards)}
         models = {"model": self.model} | rewards
-        return {field: Input(model, ("model",)) for field, model in models.items()}
+        taken = {field: Input(model, ("model",)) for field, model in models.items()}
+        return taken | self.dataset.taken
 
     @property
     def processes_at_once(self) -> int:

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from jobs.spec.evaluation import EvaluateSpec
+from jobs.spec.export import ExportSpec
 from jobs.spec.fields import NAME_PATTERN, Spec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.merge import MergeSpec
+from jobs.spec.sample import SampleSpec
 from jobs.spec.serve import ServeSpec
 from jobs.spec.sft import SftSpec
 
@@ -20,7 +22,8 @@ StageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """As a name, but without dots, which separate the parts of a path such as `stages.sft.model`."""
 
 Stage = Annotated[
-    SftSpec | GrpoSpec | EvaluateSpec | MergeSpec | ServeSpec, Field(discriminator="kind")
+    SftSpec | GrpoSpec | SampleSpec | EvaluateSpec | MergeSpec | ExportSpec | ServeSpec,
+    Field(discriminator="kind"),
 ]
 
 

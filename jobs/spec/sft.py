@@ -52,8 +52,8 @@ class SftSpec(StageSpec):
 
     @property
     def takes(self) -> dict[str, Input]:
-        """The model to start from."""
-        return {"model": Input(self.model, ("model",))}
+        """The model to start from, and datasets."""
+        return {"model": Input(self.model, ("model",)), **self.dataset.taken}
 
     @property
     def processes_at_once(self) -> int:

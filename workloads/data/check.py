@@ -13,6 +13,7 @@ from typing import Any
 from jobs.errors import Problem, SpecError, UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.spec.dataset import DatasetSpec, RowsSpec, SourceSpec
+from jobs.spec.fields import REFERENCE
 from workloads.check import Findings
 from workloads.data.conversation import RowReader, has_placeholder
 from workloads.data.formats import known_columns
@@ -48,6 +49,7 @@ def check_dataset(
         (f"{field}[{index}]", source)
         for field, sources in dataset.sources.items()
         for index, source in enumerate(sources)
+        if not REFERENCE.match(source.path)  # its rows are not there yet
     ]
     rows: dict[str, int | None] = {}
     for path, source in named:
@@ -63,7 +65,8 @@ def check_dataset(
         except OSError as error:
             message = f"{error.filename or source.path} can't be read: {error.strerror}"
             findings.problems.append(loaded.problem(place, message, "check its permissions"))
-    if len(rows) == len(named) and isinstance(dataset, DatasetSpec):
+    count = sum(map(len, dataset.sources.values()))
+    if len(rows) == count and isinstance(dataset, DatasetSpec):
         findings.problems += _held_out_problems(loaded, stage, dataset, list(rows.values()))
     if dataset.chat_template:
         findings.problems += _template_problems(loaded, stage, dataset.chat_template, findings)

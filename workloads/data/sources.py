@@ -62,7 +62,12 @@ def _expand(path: Path) -> list[str]:
 
 
 def _of_known_type(paths: Iterable[Path]) -> list[str]:
-    return sorted(str(p.resolve()) for p in paths if p.suffix.lower() in READERS and p.is_file())
+    # What begins with an underscore is the commit protocol's, or said of the rows beside them.
+    return sorted(
+        str(p.resolve())
+        for p in paths
+        if p.suffix.lower() in READERS and not p.name.startswith("_") and p.is_file()
+    )
 
 
 def _not_found(path: str, base_folders: Sequence[str]) -> UserError:

