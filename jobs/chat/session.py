@@ -74,8 +74,8 @@ class Session:
         try:
             with closing(self.api.stream(self.model, messages, self.sampling)) as pieces:
                 for piece in pieces:
-                    self._show(piece, last)
                     answer.append(piece.text)
+                    self._show(piece, last)
                     last = piece
         except BaseException as error:
             if text := "".join(answer):

@@ -1,0 +1,1 @@
+"""Serving: a model behind an OpenAI-compatible API, on Ray Serve."""
