@@ -163,7 +163,9 @@ class Controller:
         self.timings |= {f"{stage.name}.{key}": value for key, value in result.timings.items()}
         self.record.event("timings", stage.name, seconds=dict(result.timings))
         if result.finished:
-            self._move(stage, StageState.SUCCEEDED, artifact=str(artifact))
+            # A service leaves nothing behind, so that the same command serves again.
+            left = None if stage.produces == "service" else str(artifact)
+            self._move(stage, StageState.SUCCEEDED, artifact=left)
             return RunState.SUCCEEDED
         self._move(stage, StageState.STOPPED)
         return RunState.STOPPED
@@ -238,17 +240,20 @@ class Controller:
             self.view.progress(context.stage.name, progress)
 
     def _ask_to_stop(self, context: StageContext) -> None:
-        """First time: asks the workers for a checkpoint. Otherwise ends at once.
+        """First time: asks for a checkpoint, or a service to finish. Otherwise ends at once.
 
         Raises:
             Interrupted: if there is nothing to save, or no wish to.
         """
-        if self._stops > 1 or not context.attempt.worker_log(0).exists():
+        attempt = context.attempt
+        serves = attempt.service_json.exists()
+        if self._stops > 1 or not (serves or attempt.worker_log(0).exists()):
             self._move(context.stage, StageState.STOPPED)
             self.record.finish(RunState.STOPPED)
             raise Interrupted("stopped at once", "the same command goes on where this was")
         context.layout.stop_request.touch()
-        self.view.note("stopping: a checkpoint will be committed first; once more to end at once")
+        first = "what is being answered will end" if serves else "a checkpoint will be committed"
+        self.view.note(f"stopping: {first} first; once more to end at once")
 
     def _move(self, stage: StagePlan, state: StageState, **changes: Any) -> None:
         self.view.stage_changed(self.record.move(stage.name, state, **changes))

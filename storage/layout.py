@@ -5,7 +5,8 @@
       stages/<stage>/attempt_<k>/{driver.log, worker_<rank>.log, logging.jsonl, progress.json,
                                   args.json, runs/, images/, and of a pool of engines:
                                   rollout_<index>.log, rollout_events.jsonl, completions.jsonl,
-                                  failures.jsonl, timeline.jsonl, adapters/}
+                                  failures.jsonl, timeline.jsonl, adapters/; of a
+                                  service: service.json}
       stages/<stage>/checkpoint-<step>/   (commit protocol)
       stages/<stage>/data/                (commit protocol)
       stages/<stage>/stop_request
@@ -90,6 +91,11 @@ class AttemptLayout:
     def adapters(self) -> Path:
         """The folder of adapters on their way to engines."""
         return self.folder / "adapters"
+
+    @property
+    def service_json(self) -> Path:
+        """Where the stage answers requests, while it does."""
+        return self.folder / "service.json"
 
     def worker_log(self, rank: int) -> Path:
         """What the worker of this rank printed."""

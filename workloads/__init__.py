@@ -21,6 +21,7 @@ WORKLOADS = {
     "sft": Workload(check="workloads.train.check:check", run="workloads.train.run:run"),
     "grpo": Workload(check="workloads.grpo.check:check", run="workloads.grpo.run:run"),
     "merge": Workload(check="workloads.merge.check:check", run="workloads.merge.run:run"),
+    "serve": Workload(check="workloads.serve.check:check", run="workloads.serve.run:run"),
 }
 
 

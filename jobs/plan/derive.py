@@ -8,6 +8,7 @@ from jobs.spec.grpo import GrpoSpec
 from jobs.spec.resources import ResourcesSpec
 from jobs.spec.rewards import RewardSpec
 from jobs.spec.rollout import RolloutSpec
+from jobs.spec.serve import ServeSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.training import TrainingSpec
 from jobs.spec.tuner import FullSpec, LoraSpec
@@ -47,6 +48,13 @@ RULES: Mapping[str, Mapping[str, str]] = {
         "workers": "1 for built-in rewards and reward models, 4 for code and your functions",
         "scale_rewards": "group for grpo, none for rloo, batch for reinforce_plus_plus",
     },
+    "serve": {
+        "served_model_name": "the job's name",
+        "gpus_per_replica": "as engine.tensor_parallel_size where that is more than 1, else 0",
+        "target_ongoing_requests": "half of limits.max_ongoing_requests",
+        "max_ongoing_requests": "as engine.max_num_seqs",
+        "gpu_memory_utilization": "0.9",
+    },
 }
 """What `plan --explain` says of a derived value, by the stage's kind and the value's field."""
 
@@ -78,6 +86,25 @@ def resolved_grpo(spec: GrpoSpec) -> GrpoSpec:
         "rewards": tuple(resolved_reward(reward) for reward in spec.rewards),
     }
     return spec.model_copy(update=sections)
+
+
+def resolved_serve(spec: ServeSpec, job: str) -> ServeSpec:
+    """The spec with every value given, but for what the cluster and the model decide."""
+    engine, limits = spec.engine, spec.limits
+    ongoing = limits.max_ongoing_requests or engine.max_num_seqs
+    target = spec.replicas.target_ongoing_requests or ongoing / 2
+    gpus = spec.gpus_per_replica
+    if gpus is None:
+        gpus = engine.tensor_parallel_size if engine.tensor_parallel_size > 1 else 0
+    memory = engine.gpu_memory_utilization or 0.9
+    values = {
+        "served_model_name": spec.served_model_name or job,
+        "gpus_per_replica": gpus,
+        "replicas": spec.replicas.model_copy(update={"target_ongoing_requests": target}),
+        "limits": limits.model_copy(update={"max_ongoing_requests": ongoing}),
+        "engine": engine.model_copy(update={"gpu_memory_utilization": memory}),
+    }
+    return spec.model_copy(update=values)
 
 
 def resolved_reward(reward: RewardSpec) -> RewardSpec:

@@ -13,12 +13,13 @@ from pydantic import TypeAdapter
 from jobs.errors import SpecError
 from jobs.load.loaded import LoadedSpec
 from jobs.load.tree import split_dotted, value_at
-from jobs.plan.derive import resolved_grpo, resolved_sft
+from jobs.plan.derive import resolved_grpo, resolved_serve, resolved_sft
 from jobs.plan.graph import edges, graph_problems, in_order, inputs
 from jobs.spec import SCHEMA_VERSION
 from jobs.spec.fields import Artifact
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage
+from jobs.spec.serve import ServeSpec
 from jobs.spec.sft import SftSpec
 
 _PLAN_VERSION = 1
@@ -127,7 +128,8 @@ def resolve(loaded: LoadedSpec, storage: str) -> Plan:
         raise SpecError(problems)
     needs = edges(loaded.spec)
     stages = tuple(
-        _stage_plan(name, loaded.spec.stages[name], needs[name]) for name in in_order(needs)
+        _stage_plan(loaded.spec.name, name, loaded.spec.stages[name], needs[name])
+        for name in in_order(needs)
     )
     return Plan(loaded.spec.name, loaded.spec.seed, storage, loaded.base_folders, stages)
 
@@ -169,12 +171,14 @@ def _key_fields(stage: StagePlan) -> dict[str, Any]:
     return fields
 
 
-def _stage_plan(name: str, spec: Stage, needs: tuple[str, ...]) -> StagePlan:
+def _stage_plan(job: str, name: str, spec: Stage, needs: tuple[str, ...]) -> StagePlan:
     resolved = spec
     if isinstance(spec, SftSpec):
         resolved = resolved_sft(spec)
     elif isinstance(spec, GrpoSpec):
         resolved = resolved_grpo(spec)
+    elif isinstance(spec, ServeSpec):
+        resolved = resolved_serve(spec, job)
     return StagePlan(name, resolved, needs, inputs(spec), spec.produces)
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from jobs.spec.fields import NAME_PATTERN, Spec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.merge import MergeSpec
+from jobs.spec.serve import ServeSpec
 from jobs.spec.sft import SftSpec
 
 SCHEMA_VERSION = 1
@@ -17,7 +18,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 StageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """As a name, but without dots, which separate the parts of a path such as `stages.sft.model`."""
 
-Stage = Annotated[SftSpec | GrpoSpec | MergeSpec, Field(discriminator="kind")]
+Stage = Annotated[SftSpec | GrpoSpec | MergeSpec | ServeSpec, Field(discriminator="kind")]
 
 
 class JobSpec(Spec):

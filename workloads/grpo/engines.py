@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from workloads.engine_environment import engine_environment
 from workloads.grpo.vllm_calls import (
     Prompts,
     Update,
@@ -122,26 +123,15 @@ class Engine(Protocol):
 
 def environment(settings: EngineSettings) -> dict[str, str]:
     """What must be in an engine's environment before vLLM is imported."""
-    values = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    values = engine_environment(
+        on_gpu=settings.on_gpu, threads=settings.threads, kv_cache_bytes=settings.kv_cache_bytes
+    )
     if settings.transfer_backend == "ipc":
         # Its handles, which come from our own trainer alone, are no plain data.
         values["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if settings.in_process or not settings.on_gpu:
         values["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if settings.on_gpu:
-        return values
-    return values | {
-        # Else each engine takes the machine's cores in the same order, the first one first.
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": str(max(1, -(-settings.kv_cache_bytes // 2**30))),
-        "OMP_NUM_THREADS": str(settings.threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "10000",
-    }
+    return values
 
 
 def engine_arguments(settings: EngineSettings) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from jobs.errors import RaysmithError, UserError
 from jobs.spec.fields import size_bytes
 from jobs.spec.merge import MergeSpec
-from storage.commit import begin, commit, read_committed
+from storage.commit import begin, commit
 from workloads.context import StageContext, StageResult
-from workloads.models.resolve import ModelSource, adapter_base, resolve_model
+from workloads.models.adapters import base_model
+from workloads.models.resolve import ModelSource, resolve_model
 
 _TOLERANCE = 1e-3
 """Largest difference of logits, as a share of the largest logit, that float32 sums may bring."""
@@ -32,17 +33,10 @@ def run(context: StageContext) -> StageResult:
     adapter = context.inputs.get("model")
     if adapter is None:
         adapter = Path(resolve_model(spec.model, context.base_folders).name)
-    base = _base(adapter, context)
+    base = base_model(adapter, context.base_folders)
     ray.get(ray.remote(_merge).remote(str(adapter), base, str(context.artifact), spec))
     commit(context.artifact, context.owner, {"type": "model"})
     return StageResult(finished=True, timings={"merge": time.monotonic() - clock})
-
-
-def _base(adapter: Path, context: StageContext) -> ModelSource:
-    manifest = read_committed(adapter)
-    recorded = str(manifest.meta.get("base", "")) if manifest else ""
-    name = recorded if Path(recorded).is_dir() else adapter_base(adapter)
-    return resolve_model(name, context.base_folders)
 
 
 def _merge(adapter: str, base: ModelSource, target: str, spec: MergeSpec) -> None:

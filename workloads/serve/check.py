@@ -1,0 +1,53 @@
+"""Looks at the model and the adapters that a serve stage is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs.errors import UserError
+from jobs.load.loaded import LoadedSpec
+from jobs.plan.resolve import StagePlan
+from jobs.spec.serve import ServeSpec
+from workloads.check import Findings, located
+from workloads.models.adapters import base_model
+from workloads.models.check import check_model, check_weights
+from workloads.models.resolve import ADAPTER_CONFIG, read_json
+
+
+def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
+    """The model must be whole, and every adapter one that vLLM can put on its base model."""
+    spec = stage.spec
+    assert isinstance(spec, ServeSpec)
+    findings = Findings()
+    source = check_model(loaded, stage, findings, "model", spec.model)
+    if source and source.is_adapter:
+        _check_adapter(loaded, stage, findings, "model", Path(source.name))
+    for name, reference in spec.adapters.items():
+        field = f"adapters.{name}"
+        source = check_model(loaded, stage, findings, field, reference)
+        if source and not source.is_adapter:
+            message = f"{reference!r} is a full model, and not an adapter"
+            remedy = "give it as `model`, in a stage of its own"
+            findings.problems.append(
+                loaded.problem(f"stages.{stage.name}.{field}", message, remedy)
+            )
+        elif source:
+            _check_adapter(loaded, stage, findings, field, Path(source.name))
+    return findings
+
+
+def _check_adapter(
+    loaded: LoadedSpec, stage: StagePlan, findings: Findings, field: str, folder: Path
+) -> None:
+    try:
+        config = read_json(folder / ADAPTER_CONFIG)
+        kind = config.get("peft_type", "LORA")
+        if kind != "LORA" or config.get("use_dora"):
+            raise UserError(
+                f"the adapter in {str(folder)!r} is of type {'DoRA' if kind == 'LORA' else kind}, "
+                "and only plain LoRA is served beside its base model",
+                "merge it first: add a merge stage, and serve its model",
+            )
+        check_weights(base_model(folder, loaded.base_folders))
+    except UserError as error:
+        findings.problems += located(loaded, stage, field, error)

@@ -1,0 +1,201 @@
+"""Releases on Ray Serve: each is an application of its own, so that two can stand side by side.
+
+An update starts the next release beside the one that serves. Once it is up, new requests go there;
+the old one answers what it has begun, and is taken down. Should the new one not come up, it is
+taken down, and nothing has happened to the old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.errors import RaysmithError
+from jobs.spec.serve import ServeSpec
+from workloads.serve.answers import Refusal
+from workloads.serve.replica import Call, Head, Replica
+from workloads.serve.settings import Release, ReplicaSettings, environment, vllm_arguments
+
+log = logging.getLogger(__name__)
+
+_DEPLOYMENT = "replica"
+_POLL_S = 0.5
+_RETRY_AFTER_S = 1
+
+
+@dataclass
+class _Standing:
+    """A release that is up."""
+
+    release: Release
+    handle: Any
+    """Serve's handle to its replicas."""
+    ongoing: int = 0
+    is_ready: bool = True
+
+
+@dataclass
+class Releases:
+    """The release that serves, and those on their way in or out."""
+
+    spec: ServeSpec
+    settings: ReplicaSettings
+    _current: _Standing | None = None
+    _leaving: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """See `gate.Backend`."""
+        return self._serving.release.models
+
+    @property
+    def is_ready(self) -> bool:
+        """See `gate.Backend`."""
+        return self._current is not None and self._current.is_ready
+
+    @property
+    def _serving(self) -> _Standing:
+        assert self._current is not None, "a release is put up first"
+        return self._current
+
+    async def put_up(self, release: Release) -> None:
+        """Starts a release and gives it all new requests.
+
+        Raises:
+            RaysmithError: if it does not come up; what served before goes on.
+        """
+        handle = await asyncio.to_thread(self._deploy, release)
+        try:
+            await self._until_running(release)
+        except BaseException:
+            await asyncio.to_thread(_delete, release)
+            raise
+        old, self._current = self._current, _Standing(release, handle)
+        if old:
+            task = asyncio.create_task(self._take_down(old))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    @contextmanager
+    def ask(self, call: Call) -> Iterator[AsyncIterator[Head | bytes]]:
+        """See `gate.Backend`."""
+        standing = self._serving
+        standing.ongoing += 1
+        response = standing.handle.remote(call)
+        try:
+            yield _parts(response)
+        finally:
+            response.cancel()
+            standing.ongoing -= 1
+
+    async def watch(self) -> None:
+        """Keeps `is_ready` true to what is there."""
+        while True:
+            await asyncio.sleep(2 * _POLL_S)
+            standing = self._serving
+            details = await asyncio.to_thread(_status, standing.release)
+            states = details.deployments[_DEPLOYMENT].replica_states if details else {}
+            standing.is_ready = states.get("RUNNING", 0) > 0
+
+    async def drained(self) -> None:
+        """Waits until nothing is under way."""
+        while self._serving.ongoing or self._leaving:
+            await asyncio.sleep(0.05)
+
+    def _deploy(self, release: Release) -> Any:
+        from ray import serve
+
+        replicas, limits = self.spec.replicas, self.spec.limits
+        deployment = serve.deployment(
+            Replica,
+            name=_DEPLOYMENT,
+            ray_actor_options={
+                "num_cpus": self.settings.cpus,
+                "num_gpus": self.settings.gpus,
+                "runtime_env": {"env_vars": environment(self.spec, self.settings)},
+            },
+            max_ongoing_requests=limits.max_ongoing_requests,
+            max_queued_requests=limits.max_queued_requests or -1,
+            max_constructor_retry_count=1,
+            health_check_period_s=5,
+            health_check_timeout_s=30,
+            graceful_shutdown_timeout_s=self.spec.drain_timeout_s,
+            graceful_shutdown_wait_loop_s=0.5,
+            autoscaling_config={
+                "min_replicas": replicas.min,
+                "max_replicas": replicas.max,
+                "initial_replicas": replicas.min,
+                "target_ongoing_requests": replicas.target_ongoing_requests,
+                "upscale_delay_s": replicas.upscale_delay_s,
+                "downscale_delay_s": replicas.downscale_delay_s,
+            },
+        )
+        target = serve.RunTarget(
+            deployment.bind(vllm_arguments(self.spec, self.settings, release)),
+            name=release.application,
+            route_prefix=None,
+        )
+        (handle,) = serve.run_many([target], wait_for_applications_running=False)
+        return handle.options(method_name="answer", stream=True)
+
+    async def _until_running(self, release: Release) -> None:
+        deadline = asyncio.get_running_loop().time() + self.spec.start_timeout_s
+        while True:
+            details = await asyncio.to_thread(_status, release)
+            state = details.status if details else "NOT_STARTED"
+            if state == "RUNNING":
+                return
+            if state in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise RaysmithError(f"the engine did not start: {_reason(details)}")
+            if asyncio.get_running_loop().time() > deadline:
+                raise RaysmithError(
+                    f"the engine did not start within {self.spec.start_timeout_s:g} s",
+                    "see that the cluster has room for the replicas, or raise start_timeout_s",
+                )
+            await asyncio.sleep(_POLL_S)
+
+    async def _take_down(self, old: _Standing) -> None:
+        try:
+            async with asyncio.timeout(self.spec.drain_timeout_s):
+                while old.ongoing:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            log.warning("%d requests did not end in time", old.ongoing)
+        await asyncio.to_thread(_delete, old.release)
+
+
+def _status(release: Release) -> Any:
+    from ray import serve
+
+    return serve.status().applications.get(release.application)
+
+
+def _delete(release: Release) -> None:
+    from ray import serve
+
+    serve.delete(release.application)
+
+
+def _reason(details: Any) -> str:
+    messages = [deployment.message for deployment in details.deployments.values()]
+    return next((text for text in messages if text), details.message)
+
+
+async def _parts(response: Any) -> AsyncIterator[Head | bytes]:
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+    try:
+        async for part in response:
+            yield part
+    except BackPressureError:
+        raise Refusal(
+            429, "too many requests wait already", headers={"retry-after": str(_RETRY_AFTER_S)}
+        ) from None
+    except (RayError, DeploymentUnavailableError) as error:
+        log.warning("a replica was lost: %s", error)
+        raise Refusal(502, "the replica that worked on this request was lost") from None

@@ -1,0 +1,122 @@
+"""A replica: one vLLM engine and vLLM's own OpenAI application, called without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+_WATCH_S = 0.5
+
+_ENGINE_DIED = 70
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that has passed the gate."""
+
+    method: str
+    path: str
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Head:
+    """How an answer begins."""
+
+    status: int
+    content_type: str
+
+
+class Replica:
+    """The class of the Serve deployment. Its methods are called through Serve's handle."""
+
+    async def __init__(self, arguments: Sequence[str]) -> None:  # type: ignore[misc]  # as Serve allows
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.app import build_app
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        args = make_arg_parser(FlexibleArgumentParser()).parse_args(list(arguments))
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
+        tasks = await self._engine.get_supported_tasks()
+        self._app: Any = build_app(
+            args, supported_tasks=tasks, model_config=self._engine.model_config
+        )
+        await init_app_state(self._engine, self._app.state, args, supported_tasks=tasks)
+        # vLLM's handlers ask the server that it runs in by itself to end when the engine dies.
+        self._app.state.server = SimpleNamespace()
+        self._watch = asyncio.create_task(self._end_with_engine())
+
+    async def answer(self, call: Call) -> AsyncIterator[Head | bytes]:
+        """The head of the answer, then its body in parts as they come to be.
+
+        A caller that goes away ends the work on its request.
+        """
+        parts: asyncio.Queue[Head | bytes | None] = asyncio.Queue()
+        task = asyncio.create_task(self._run_app(call, parts))
+        try:
+            while (part := await parts.get()) is not None:
+                yield part
+            await task
+        finally:
+            task.cancel()
+
+    async def _run_app(self, call: Call, parts: asyncio.Queue[Head | bytes | None]) -> None:
+        given = iter([{"type": "http.request", "body": call.body, "more_body": False}])
+
+        async def receive() -> dict[str, Any]:
+            for message in given:
+                return message
+            # The gate cancels the call when a client is gone; until then it is there.
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                headers = dict(message["headers"])
+                kind = headers.get(b"content-type", b"application/json").decode("latin-1")
+                parts.put_nowait(Head(message["status"], kind))
+            elif message.get("body"):
+                parts.put_nowait(message["body"])
+
+        try:
+            await self._app(_scope(call), receive, send)
+        finally:
+            parts.put_nowait(None)
+
+    async def check_health(self) -> None:
+        """Raises when the engine is not well; Serve asks, and replaces the replica then."""
+        await self._engine.check_health()
+
+    async def _end_with_engine(self) -> None:
+        """Ends this process when vLLM's engine process has died, for Serve to replace both."""
+        while not self._engine.errored:
+            await asyncio.sleep(_WATCH_S)
+        os._exit(_ENGINE_DIED)
+
+    def __del__(self) -> None:
+        if engine := getattr(self, "_engine", None):
+            engine.shutdown()
+
+
+def _scope(call: Call) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": call.method,
+        "scheme": "http",
+        "path": call.path,
+        "raw_path": call.path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"replica"), (b"content-type", b"application/json")],
+        "client": None,
+        "server": None,
+    }

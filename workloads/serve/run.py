@@ -1,0 +1,243 @@
+"""A serve stage: puts replicas up, opens the gate, and answers until it is asked to end.
+
+The gate runs in this process, beside the run's controller; replicas run on the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import UserError
+from jobs.spec.fields import SECRET
+from jobs.spec.serve import AuthSpec, ServeSpec, is_loopback
+from storage.durable import write_atomic
+from workloads.context import StageContext, StageResult
+from workloads.models.adapters import base_model
+from workloads.models.resolve import ADAPTER_CONFIG, ModelSource, read_json, resolve_model
+from workloads.serve.gate import Gate
+from workloads.serve.keys import Keys
+from workloads.serve.releases import Releases
+from workloads.serve.settings import Release, ReplicaSettings
+
+_POLL_S = 0.2
+_BACKLOG = 2048
+_CLOSE_S = 5
+
+
+def run(context: StageContext) -> StageResult:
+    """Serves until it is asked to stop.
+
+    Raises:
+        UserError: if the port is taken, or a key is missing.
+        RaysmithError: if the engine does not start.
+    """
+    spec = context.stage.spec
+    assert isinstance(spec, ServeSpec)
+    clock = time.monotonic()
+    keys = open_keys(spec.auth, context.base_folders, os.environ)
+    with listen(spec.host, spec.port) as listener:
+        release = first_release(spec, context)
+        releases = Releases(spec, _replica_settings(spec, context))
+        ready = asyncio.run(_serve(context, releases, release, keys, listener))
+    timings = {"start": ready - clock, "serve": time.monotonic() - ready}
+    return StageResult(finished=True, timings=timings)
+
+
+async def _serve(
+    context: StageContext,
+    releases: Releases,
+    release: Release,
+    keys: Keys | None,
+    listener: socket.socket,
+) -> float:
+    """Returns when the service was ready."""
+    import uvicorn
+
+    spec = releases.spec
+    await asyncio.to_thread(_start_serve)
+    try:
+        context.note(f"starting {release.name}: {release.model}")
+        await releases.put_up(release)
+        gate = Gate(releases, keys, spec.limits)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                gate, lifespan="off", ws="none", log_config=None, access_log=False,
+                server_header=False, proxy_headers=False, timeout_graceful_shutdown=_CLOSE_S,
+            )
+        )  # fmt: skip
+        # Signals are the controller's.
+        server.capture_signals = _no_signals  # type: ignore[method-assign]
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        watching = asyncio.create_task(releases.watch())
+        ready = time.monotonic()
+        _announce(context, spec, listener, release)
+        try:
+            while not context.layout.stop_request.exists():
+                await asyncio.wait({serving, watching}, timeout=_POLL_S)
+                if watching.done():
+                    watching.result()
+        finally:
+            await _drain(context, gate, releases)
+            watching.cancel()
+            server.should_exit = True
+            await serving
+            context.attempt.service_json.unlink(missing_ok=True)
+    finally:
+        await asyncio.to_thread(_stop_serve)
+    return ready
+
+
+async def _drain(context: StageContext, gate: Gate, releases: Releases) -> None:
+    gate.is_draining = True
+    try:
+        async with asyncio.timeout(releases.spec.drain_timeout_s):
+            await releases.drained()
+    except TimeoutError:
+        context.note("some requests did not end in time, and were given up")
+
+
+def _announce(
+    context: StageContext, spec: ServeSpec, listener: socket.socket, release: Release
+) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = host if is_loopback(host) else "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+    service = {"url": url, "models": release.models, "authenticated": spec.auth is not None}
+    write_atomic(context.attempt.service_json, (json.dumps(service, indent=2) + "\n").encode())
+    context.event("serving", **service)
+    key = " -H 'Authorization: Bearer '\"$KEY\"" if spec.auth else ""
+    context.note(f"serving {', '.join(release.models)} at {url}")
+    body = f'{{"model": "{release.name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    context.note(
+        f"ask it: curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
+        f"-d '{body}'"
+    )
+
+
+def _start_serve() -> None:
+    from ray import serve
+
+    # The gate is the only listener.
+    serve.start(proxy_location="Disabled")
+
+
+def _stop_serve() -> None:
+    from ray import serve
+
+    serve.shutdown()
+
+
+@contextmanager
+def _no_signals() -> Any:
+    yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens where the spec says.
+
+    Raises:
+        UserError: if the port is taken, or the address is not this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise UserError(
+            f"{host}:{port} can't be listened on: {error.strerror or error}",
+            "choose another port, or 0 for a free one; see who has it with: ss -ltnp",
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def open_keys(
+    auth: AuthSpec | None, base_folders: Sequence[str], environ: Mapping[str, str]
+) -> Keys | None:
+    """The keys that the spec names; None where everyone may ask.
+
+    Raises:
+        UserError: if a key is not set, or the file of keys can't be read.
+    """
+    if auth is None:
+        return None
+    key = None
+    if match := SECRET.match(auth.api_key or ""):
+        key = environ.get(match["name"], "").strip()
+        if not key:
+            raise UserError(
+                f"the service's key is not set: {auth.api_key}",
+                f"export {match['name']}=$(openssl rand -hex 32), and run again",
+            )
+    file = None
+    if auth.api_keys_file:
+        paths = [Path(base, auth.api_keys_file).expanduser() for base in base_folders]
+        file = next((path for path in paths if path.is_file()), paths[0]).resolve()
+    return Keys(key, file)
+
+
+def first_release(spec: ServeSpec, context: StageContext) -> Release:
+    """What the spec, or the stages before this one, say to serve."""
+    name = spec.served_model_name
+    assert name, "resolved"
+
+    def place(field: str, reference: str) -> ModelSource:
+        if field in context.inputs:
+            return ModelSource("folder", str(context.inputs[field]))
+        return resolve_model(reference, context.base_folders)
+
+    adapters = {
+        label: place(f"adapters.{label}", reference) for label, reference in spec.adapters.items()
+    }
+    return make_release(1, name, place("model", spec.model), adapters, spec, context)
+
+
+def make_release(
+    number: int,
+    name: str,
+    model: ModelSource,
+    adapters: Mapping[str, ModelSource],
+    spec: ServeSpec,
+    context: StageContext,
+) -> Release:
+    """A release whose models lie on this machine.
+
+    Raises:
+        UserError: if the model or an adapter's base can't be had.
+    """
+    folders = {label: source.name for label, source in adapters.items()}
+    base = model
+    if model.is_adapter:
+        base = base_model(Path(model.name), context.base_folders)
+        folders = {name: model.name} | folders
+    ranks = [read_json(Path(folder, ADAPTER_CONFIG)).get("r", 8) for folder in folders.values()]
+    folder = _localized(base, spec.hub_token)
+    return Release(number, folder, name, folders, max(ranks, default=0))
+
+
+def _localized(model: ModelSource, hub_token: str | None) -> str:
+    """The model's folder, from a task, so that its libraries are not imported here."""
+    import ray
+
+    from workloads.train.stage import localized
+
+    return ray.get(ray.remote(localized).remote(model, hub_token))
+
+
+def _replica_settings(spec: ServeSpec, context: StageContext) -> ReplicaSettings:
+    gpus = spec.gpus_per_replica or 0
+    own = spec.cpus_per_replica
+    return ReplicaSettings(
+        threads=own or context.cluster.cpus_per_worker(spec.replicas.max),
+        # With room for those that an update starts beside them.
+        cpus=own or context.cluster.cpus_per_worker(spec.processes_at_once),
+        gpus=gpus,
+        seed=context.seed,
+    )

@@ -1,0 +1,106 @@
+"""How replicas are made: the stage's spec with every name turned into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jobs.spec.fields import size_bytes
+from jobs.spec.serve import ServeSpec
+from workloads.engine_environment import engine_environment
+
+_BASE = "@base"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One model that is served, with its adapters, and the replicas that hold it."""
+
+    number: int
+    """Counts from 1; an update makes the next one."""
+    model: str
+    """The folder of the model, or of an adapter's base model."""
+    name: str
+    """What clients call it, or the adapter that was given for it."""
+    adapters: Mapping[str, str]
+    """Folders of adapters by the name that clients choose them by."""
+    max_lora_rank: int
+    """The highest rank of any adapter; 0 where there are none."""
+
+    @property
+    def application(self) -> str:
+        """The Serve application that holds it."""
+        return f"release-{self.number}"
+
+    @property
+    def base_name(self) -> str:
+        """What vLLM calls the model: where `name` is an adapter's, a name that no client has."""
+        return f"{self.name}{_BASE}" if self.name in self.adapters else self.name
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names that clients may ask for, the model's own first."""
+        return (self.name, *(name for name in self.adapters if name != self.name))
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """What all replicas of the stage have in common."""
+
+    threads: int
+    """CPU cores to compute with."""
+    cpus: int
+    """What Ray accounts for each of them."""
+    gpus: int
+    seed: int
+
+
+def environment(spec: ServeSpec, settings: ReplicaSettings) -> dict[str, str]:
+    """What must be in a replica's environment before it imports anything."""
+    values = engine_environment(
+        on_gpu=settings.gpus > 0,
+        threads=settings.threads,
+        kv_cache_bytes=size_bytes(spec.engine.kv_cache),
+    )
+    return values | {
+        # One event loop for Serve and vLLM: a token costs a thread switch less.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    }
+
+
+def vllm_arguments(spec: ServeSpec, settings: ReplicaSettings, release: Release) -> list[str]:
+    """The command line that `vllm serve` would be given for such an engine."""
+    engine = spec.engine
+    arguments = {
+        "--model": release.model,
+        "--served-model-name": release.base_name,
+        "--dtype": engine.torch_dtype or "auto",
+        "--seed": str(settings.seed),
+        # -1: as much of the model's own as the memory has room for.
+        "--max-model-len": str(engine.max_model_len or -1),
+        "--max-num-seqs": str(engine.max_num_seqs),
+        "--tensor-parallel-size": str(engine.tensor_parallel_size),
+    }
+    flags = ["--disable-fastapi-docs"]
+    if engine.enforce_eager or not settings.gpus:
+        flags.append("--enforce-eager")
+    if settings.gpus:
+        arguments["--gpu-memory-utilization"] = str(engine.gpu_memory_utilization or 0.9)
+    else:
+        arguments["--kv-cache-memory-bytes"] = str(size_bytes(engine.kv_cache))
+    if spec.tool_call_parser:
+        arguments["--tool-call-parser"] = spec.tool_call_parser
+        flags.append("--enable-auto-tool-choice")
+    if spec.limits.max_tokens:
+        arguments["--override-generation-config"] = (
+            f'{{"max_new_tokens": {spec.limits.max_tokens}}}'
+        )
+    if release.adapters:
+        arguments |= {
+            "--max-lora-rank": str(release.max_lora_rank),
+            "--max-loras": str(len(release.adapters)),
+        }
+        flags.append("--enable-lora")
+    pairs = [text for pair in arguments.items() for text in pair]
+    modules = [f"{name}={folder}" for name, folder in release.adapters.items()]
+    return [*pairs, *flags, *(["--lora-modules", *modules] if modules else [])]
