@@ -83,11 +83,6 @@ class AttemptLayout:
         return self.folder / "timeline.jsonl"
 
     @property
-    def service_json(self) -> Path:
-        """Where the service of the attempt listens, and which models it has."""
-        return self.folder / "service.json"
-
-    @property
     def adapters(self) -> Path:
         """The folder of adapters on their way to engines."""
         return self.folder / "adapters"

@@ -62,7 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/":
-            self._send(200, chat_page().body, dict(chat_page().headers))
+            page = chat_page()
+            self._send(200, page.body, {"Content-Type": page.type, **page.headers})
         elif self._allowed() and self.path == "/v1/models":
             self._json(200, {"data": [{"id": name} for name in MODELS]})
 

@@ -115,6 +115,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, api: Sc
     api.answer = lambda _: ["end"]
     terminal.types("go on")
     terminal.sees("end\n")
+    # Before the prompt is there, the terminal and not the program would take the key.
+    terminal.sees("> ")
     question, partial, then = _said(api)
     assert (question, then) == ("talk", "go on")
     assert partial.startswith("more more")

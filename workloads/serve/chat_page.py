@@ -19,6 +19,7 @@ class ChatPage:
 
     body: bytes
     headers: Mapping[str, str]
+    type: str = "text/html; charset=utf-8"
 
 
 @cache
@@ -39,14 +40,12 @@ def chat_page() -> ChatPage:
         "trusted-types": "'none'",
     }
     headers = {
-        "Content-Type": "text/html; charset=utf-8",
-        "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
-        "Cache-Control": "no-cache",
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Cross-Origin-Resource-Policy": "same-origin",
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "DENY",
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "cache-control": "no-cache",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "referrer-policy": "no-referrer",
+        "x-frame-options": "DENY",
     }
     return ChatPage(text.encode(), headers)
 

@@ -16,12 +16,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, Protocol
 
 from jobs.spec.fields import size_bytes
 from jobs.spec.serve import LimitsSpec
 from workloads.serve.answers import Refusal, Send, error_event, send_head, send_whole
+from workloads.serve.chat_page import chat_page
 from workloads.serve.keys import Keys
 from workloads.serve.replica import Call, Head
 from workloads.serve.requests import checked_request, encoded
@@ -32,12 +32,6 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Scope = Mapping[str, Any]
 
 _EVENTS = "text/event-stream"
-
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
 
 
 class Backend(Protocol):
@@ -122,13 +116,8 @@ class Gate:
             )
 
     async def _page(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        page = files("workloads.serve") / "chat_page.html"
-        if not page.is_file():
-            raise Refusal(404, "there is nothing at this path", code="not_found")
-        policy = {"content-security-policy": PAGE_POLICY, "referrer-policy": "no-referrer"}
-        await send_whole(
-            send, 200, page.read_bytes(), content_type="text/html; charset=utf-8", headers=policy
-        )
+        page = chat_page()
+        await send_whole(send, 200, page.body, content_type=page.type, headers=page.headers)
 
     async def _health(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         status = "draining" if self.is_draining else "ok" if self.backend.is_ready else "starting"
