@@ -190,6 +190,36 @@ def logs(run: str, stage: str | None, storage: str, attempt: int | None, follow:
     print_logs(layout, stage, attempt=attempt, follow=follow, write=click.echo)
 
 
+@cli.command()
+@_run_name
+@_storage
+@click.option("--no-wait", is_flag=True, help="Do not wait for the end.")
+def stop(run: str, storage: str, no_wait: bool) -> None:
+    """Ask a run to stop. Training commits a checkpoint first, a service ends its answers."""
+    from jobs.service import stop as stop_run
+
+    status = stop_run(_run_layout(run, storage), wait=not no_wait)
+    click.echo(f"{status.name}/{status.run_id}: {'asked to stop' if no_wait else status.state}")
+
+
+@cli.command()
+@_run_name
+@click.option("--model", required=True, metavar="REF", help="What to serve, as in a spec.")
+@click.option("--stage", help="The serve stage, where the run has several.")
+@_storage
+def update(run: str, model: str, stage: str | None, storage: str) -> None:
+    """Serve another model in the place of a run's, with no request lost.
+
+    The old one serves until the new one is up, and goes on if that fails.
+    """
+    from jobs.service import update as update_service
+
+    outcome = update_service(_run_layout(run, storage), model, stage, click.echo)
+    if not outcome.done:
+        raise RaysmithError(outcome.message, "mend the cause; the old model goes on serving")
+    click.echo(outcome.message)
+
+
 def _run_layout(run: str, storage: str) -> RunLayout:
     from jobs.record import resolve_run
     from storage.layout import Layout

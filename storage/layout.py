@@ -10,6 +10,7 @@
       stages/<stage>/checkpoint-<step>/   (commit protocol)
       stages/<stage>/data/                (commit protocol)
       stages/<stage>/stop_request
+      stages/<stage>/updates/             (of a service)
       artifacts/<stage>/                  (commit protocol)
 
 Nothing here creates or changes a file.
@@ -111,6 +112,11 @@ class StageLayout:
     def data(self) -> Path:
         """The folder of the tokenized data set."""
         return self.folder / "data"
+
+    @property
+    def updates(self) -> Path:
+        """The folder of requests to serve another model, and of what came of them."""
+        return self.folder / "updates"
 
     @property
     def stop_request(self) -> Path:

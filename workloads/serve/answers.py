@@ -49,9 +49,9 @@ def error_body(
     return json.dumps({"error": error}).encode()
 
 
-def error_event(status: int, message: str) -> bytes:
+def error_event(body: bytes) -> bytes:
     """An error in a stream of events that has begun with status 200."""
-    return b"data: " + error_body(status, message) + b"\n\n"
+    return b"data: " + body + b"\n\n"
 
 
 async def send_whole(

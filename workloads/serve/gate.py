@@ -15,23 +15,26 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from jobs.spec.fields import size_bytes
-from jobs.spec.serve import LimitsSpec
+from jobs.spec.serve import LimitsSpec, is_loopback
 from workloads.serve.answers import Refusal, Send, error_event, send_head, send_whole
+from workloads.serve.bodies import Receive, Scope, disconnected, read_json_body
 from workloads.serve.chat_page import chat_page
 from workloads.serve.keys import Keys
+from workloads.serve.metrics import CONTENT_TYPE, GateMetrics
+from workloads.serve.openapi import openapi
 from workloads.serve.replica import Call, Head
 from workloads.serve.requests import checked_request, encoded
 
 log = logging.getLogger(__name__)
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Scope = Mapping[str, Any]
+Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _EVENTS = "text/event-stream"
+_OPEN = ("/", "/health")
+"""What needs no key."""
 
 
 class Backend(Protocol):
@@ -52,6 +55,9 @@ class Backend(Protocol):
             Refusal: when the queue is full, or the replica was lost.
         """
 
+    async def metrics(self) -> list[str]:
+        """What each replica has to tell Prometheus."""
+
 
 @dataclass
 class Gate:
@@ -60,16 +66,16 @@ class Gate:
     backend: Backend
     keys: Keys | None
     limits: LimitsSpec
-    created: int = 0
     is_draining: bool = False
-    ongoing: int = 0
-    """Requests that are being answered."""
+    figures: GateMetrics = field(default_factory=GateMetrics)
 
     def __post_init__(self) -> None:
-        self.created = self.created or int(time.time())
-        self._routes: dict[str, tuple[str, Callable[[Scope, Receive, Send], Awaitable[None]]]] = {
+        self._created = int(time.time())
+        self._routes: dict[str, tuple[str, Handler]] = {
             "/": ("GET", self._page),
             "/health": ("GET", self._health),
+            "/metrics": ("GET", self._metrics),
+            "/openapi.json": ("GET", self._openapi),
             "/v1/models": ("GET", self._models),
             "/v1/chat/completions": ("POST", self._complete),
             "/v1/completions": ("POST", self._complete),
@@ -77,43 +83,36 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["type"] != "http":
-            return
-        self.ongoing += 1
-        try:
-            await self._answer(scope, receive, send)
-        except Refusal as refusal:
-            await send_whole(send, refusal.status, refusal.body, headers=refusal.headers)
-        finally:
-            self.ongoing -= 1
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         # As it was sent: what has been decoded could mean another path.
         path = scope["raw_path"].partition(b"?")[0].decode("latin-1")
-        method, handle = self._routes.get(path, ("GET", None))
-        if handle is None and path.startswith("/v1/models/"):
-            handle = self._model
-        if handle is None:
+        method, handler = self._route(path)
+        label = path if path in self._routes else "/v1/models/" if handler else "other"
+        watched = _Watched(send, self.figures, label)
+        self.figures.ongoing.inc()
+        try:
+            self._admit(scope, path, method, handler)
+            assert handler is not None
+            await handler(scope, receive, watched)
+        except Refusal as refusal:
+            await send_whole(watched, refusal.status, refusal.body, headers=refusal.headers)
+        finally:
+            self.figures.ongoing.dec()
+            watched.ended()
+
+    def _route(self, path: str) -> tuple[str, Handler | None]:
+        if path.startswith("/v1/models/"):
+            return "GET", self._model
+        return self._routes.get(path, ("GET", None))
+
+    def _admit(self, scope: Scope, path: str, method: str, handler: Handler | None) -> None:
+        if handler is None:
             raise Refusal(404, "there is nothing at this path", code="not_found")
         if scope["method"] != method:
             raise Refusal(405, f"ask with {method}", headers={"allow": method})
-        if path not in ("/", "/health"):
-            self._check_key(scope)
-        await handle(scope, receive, send)
-
-    def _check_key(self, scope: Scope) -> None:
         if self.keys is None:
-            return
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        scheme, _, key = (given[0] if len(given) == 1 else b"").decode("latin-1").partition(" ")
-        # Always compared, so that the time does not tell what was wrong.
-        if not self.keys.open_with(key.strip()) or scheme.lower() != "bearer":
-            raise Refusal(
-                401,
-                "give a valid API key: Authorization: Bearer KEY",
-                code="invalid_api_key",
-                headers={"www-authenticate": "Bearer"},
-            )
+            _check_host(scope)
+        elif path not in _OPEN:
+            _check_key(scope, self.keys)
 
     async def _page(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         page = chat_page()
@@ -121,111 +120,151 @@ class Gate:
 
     async def _health(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         status = "draining" if self.is_draining else "ok" if self.backend.is_ready else "starting"
-        body = json.dumps({"status": status}).encode()
-        await send_whole(send, 200 if status == "ok" else 503, body)
+        await send_whole(send, 200 if status == "ok" else 503, _json({"status": status}))
+
+    async def _metrics(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        text = self.figures.text(await self.backend.metrics())
+        await send_whole(send, 200, text, content_type=CONTENT_TYPE)
+
+    async def _openapi(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        document = openapi(self.backend.models, authenticated=self.keys is not None)
+        await send_whole(send, 200, _json(document))
 
     async def _models(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         cards = [self._card(name) for name in self.backend.models]
-        await send_whole(send, 200, json.dumps({"object": "list", "data": cards}).encode())
+        await send_whole(send, 200, _json({"object": "list", "data": cards}))
 
     async def _model(self, scope: Scope, _receive: Receive, send: Send) -> None:
         name = scope["path"].removeprefix("/v1/models/")
-        if name not in self.backend.models:
-            raise unknown_model(name)
-        await send_whole(send, 200, json.dumps(self._card(name)).encode())
+        self._check_model(name)
+        await send_whole(send, 200, _json(self._card(name)))
 
     def _card(self, name: str) -> dict[str, Any]:
-        card = {"id": name, "object": "model", "created": self.created, "owned_by": "raysmith"}
+        card = {"id": name, "object": "model", "created": self._created, "owned_by": "raysmith"}
         parent = self.backend.models[0]
         return card if name == parent else card | {"parent": parent}
+
+    def _check_model(self, name: str) -> None:
+        if name not in self.backend.models:
+            served = ", ".join(self.backend.models)
+            message = f"the model {name[:128]!r} is not served here; these are: {served}"
+            raise Refusal(404, message, param="model", code="model_not_found")
 
     async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.is_draining:
             raise Refusal(503, "the service is ending", headers={"connection": "close"})
-        started = False
-
-        async def sent(message: dict[str, Any]) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
+        answer = _Answer(send)
         try:
             async with asyncio.timeout(self.limits.request_timeout_s):
-                body = await self._body(scope, receive)
+                body = await read_json_body(scope, receive, self.limits.max_body)
                 call = Call("POST", scope["path"], self._checked(scope["path"], body))
-                relay = asyncio.ensure_future(self._relay(call, sent))
-                gone = asyncio.ensure_future(_disconnected(receive))
-                try:
-                    await asyncio.wait((relay, gone), return_when=asyncio.FIRST_COMPLETED)
-                    if relay.done():
-                        relay.result()
-                finally:
-                    relay.cancel()
-                    gone.cancel()
+                await _until_gone(answer.relay(self.backend, call), receive)
         except TimeoutError:
-            message = f"not answered within {self.limits.request_timeout_s:g} s"
-            if not started:
-                raise Refusal(408, message, headers={"connection": "close"}) from None
-            await send({"type": "http.response.body", "body": error_event(408, message)})
+            timeout_s = self.limits.request_timeout_s
+            refusal = Refusal(408, f"not answered within {timeout_s:g} s")
+            await answer.give_up(refusal)
         except Refusal as refusal:
-            if not started:
-                raise
-            await send({"type": "http.response.body", "body": b"data: " + refusal.body + b"\n\n"})
-
-    async def _relay(self, call: Call, send: Send) -> None:
-        with self.backend.ask(call) as parts:
-            head = await anext(parts)
-            assert isinstance(head, Head)
-            streams = head.content_type.startswith(_EVENTS)
-            if not streams:
-                body = b"".join([part async for part in parts if isinstance(part, bytes)])
-                await send_whole(send, head.status, body, content_type=head.content_type)
-                return
-            await send_head(
-                send, head.status, {"content-type": head.content_type, "cache-control": "no-cache"}
-            )
-            async for part in parts:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await answer.give_up(refusal)
 
     def _checked(self, path: str, body: bytes) -> bytes:
         request = checked_request(path, body, self.limits)
-        if request.get("model") is None:
-            request["model"] = self.backend.models[0]
-        if request["model"] not in self.backend.models:
-            raise unknown_model(request["model"])
+        self._check_model(request.setdefault("model", self.backend.models[0]))
         return encoded(request)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        most = size_bytes(self.limits.max_body)
-        headers = dict(scope["headers"])
-        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind != b"application/json":
-            # It also keeps web pages of others from asking in a visitor's name.
-            raise Refusal(415, "send JSON, with the header Content-Type: application/json")
-        too_large = Refusal(413, f"the body has more than {self.limits.max_body}")
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > most:
-            raise too_large
-        parts = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Refusal(400, "the body is not whole")
-            parts += message.get("body", b"")
-            if len(parts) > most:
-                raise too_large
-            if not message.get("more_body"):
-                return bytes(parts)
+
+class _Answer:
+    """A completion on its way from a replica to a client."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._streams = False
+
+    async def relay(self, backend: Backend, call: Call) -> None:
+        """Passes an answer on: its parts as they come, or as a whole what is no stream."""
+        with backend.ask(call) as parts:
+            head = await anext(parts)
+            assert isinstance(head, Head)
+            if not head.content_type.startswith(_EVENTS):
+                body = b"".join([part async for part in parts if isinstance(part, bytes)])
+                await send_whole(self._send, head.status, body, content_type=head.content_type)
+                return
+            self._streams = True
+            # Proxies between here and the client must not keep tokens back.
+            fields = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+            await send_head(self._send, head.status, {"content-type": head.content_type} | fields)
+            async for part in parts:
+                await self._send({"type": "http.response.body", "body": part, "more_body": True})
+            await self._send({"type": "http.response.body", "body": b""})
+
+    async def give_up(self, refusal: Refusal) -> None:
+        """Tells the client what went wrong, in the stream where it has begun."""
+        if not self._streams:
+            raise refusal
+        await self._send({"type": "http.response.body", "body": error_event(refusal.body)})
 
 
-def unknown_model(name: str) -> Refusal:
-    """Says that a model is not served."""
-    return Refusal(
-        404, f"the model {name[:128]!r} is not served here", param="model", code="model_not_found"
-    )
+async def _until_gone(relay: Awaitable[None], receive: Receive) -> None:
+    """Waits for the end of the answer, or for that of the client's interest in it."""
+    answering = asyncio.ensure_future(relay)
+    gone = asyncio.ensure_future(disconnected(receive))
+    try:
+        await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            answering.result()
+    finally:
+        answering.cancel()
+        gone.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class _Watched:
+    """Sends, and counts what was sent."""
+
+    def __init__(self, send: Send, figures: GateMetrics, route: str) -> None:
+        self._send = send
+        self._figures = figures
+        self._route = route
+        self._began = time.perf_counter()
+        self._status = "gone"
+        self._has_begun = False
+
+    async def __call__(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._status = str(message["status"])
+        elif not self._has_begun:
+            self._has_begun = True
+            passed = time.perf_counter() - self._began
+            self._figures.first_seconds.labels(self._route).observe(passed)
+        await self._send(message)
+
+    def ended(self) -> None:
+        """Counts the request."""
+        self._figures.requests.labels(self._route, self._status).inc()
+        self._figures.seconds.labels(self._route).observe(time.perf_counter() - self._began)
+
+
+def _check_key(scope: Scope, keys: Keys) -> None:
+    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    scheme, _, key = (given[0] if len(given) == 1 else b"").decode("latin-1").partition(" ")
+    # The key is always compared, so that the time does not tell what was wrong.
+    if not keys.open_with(key.strip()) or scheme.lower() != "bearer":
+        raise Refusal(
+            401,
+            "give a valid API key: Authorization: Bearer KEY",
+            code="invalid_api_key",
+            headers={"www-authenticate": "Bearer"},
+        )
+
+
+def _check_host(scope: Scope) -> None:
+    """Refuses web pages that had a name of theirs resolved to this machine.
+
+    Without a key the service listens on the loopback address, and this is what guards it.
+    """
+    host = dict(scope["headers"]).get(b"host", b"localhost").decode("latin-1")
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    if not is_loopback(name.strip("[]")):
+        raise Refusal(403, "ask by the name localhost, or give the service a key: see auth")
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode()

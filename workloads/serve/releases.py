@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _DEPLOYMENT = "replica"
 _POLL_S = 0.5
+_METRICS_S = 5.0
 _RETRY_AFTER_S = 1
 
 
@@ -46,6 +47,11 @@ class Releases:
     settings: ReplicaSettings
     _current: _Standing | None = None
     _leaving: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def release(self) -> Release:
+        """What gets new requests."""
+        return self._serving.release
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -91,6 +97,13 @@ class Releases:
         finally:
             response.cancel()
             standing.ongoing -= 1
+
+    async def metrics(self) -> list[str]:
+        """See `gate.Backend`."""
+        texts = await self._serving.handle.broadcast("metrics").results_async(
+            timeout_s=_METRICS_S, return_exceptions=True
+        )
+        return [text for text in texts if isinstance(text, str)]
 
     async def watch(self) -> None:
         """Keeps `is_ready` true to what is there."""

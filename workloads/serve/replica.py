@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 _WATCH_S = 0.5
 
@@ -81,7 +84,7 @@ class Replica:
             if message["type"] == "http.response.start":
                 headers = dict(message["headers"])
                 kind = headers.get(b"content-type", b"application/json").decode("latin-1")
-                parts.put_nowait(Head(message["status"], kind))
+                parts.put_nowait(Head(self._status(call, message["status"]), kind))
             elif message.get("body"):
                 parts.put_nowait(message["body"])
 
@@ -89,6 +92,19 @@ class Replica:
             await self._app(_scope(call), receive, send)
         finally:
             parts.put_nowait(None)
+
+    def _status(self, call: Call, status: int) -> int:
+        """vLLM's status; a fault that it finds while its engine is well is the request's."""
+        if status < 500 or self._engine.errored:
+            return status
+        log.error("vLLM answered %s with status %d", call.path, status)
+        return 400
+
+    async def metrics(self) -> str:
+        """What vLLM tells Prometheus."""
+        from prometheus_client import REGISTRY, generate_latest
+
+        return generate_latest(REGISTRY).decode()
 
     async def check_health(self) -> None:
         """Raises when the engine is not well; Serve asks, and replaces the replica then."""

@@ -11,11 +11,11 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import UserError
+from jobs.errors import RaysmithError, UserError
 from jobs.spec.fields import SECRET
 from jobs.spec.serve import AuthSpec, ServeSpec, is_loopback
 from storage.durable import write_atomic
@@ -26,6 +26,7 @@ from workloads.serve.gate import Gate
 from workloads.serve.keys import Keys
 from workloads.serve.releases import Releases
 from workloads.serve.settings import Release, ReplicaSettings
+from workloads.serve.updates import Outcome, Update, answer, next_request
 
 _POLL_S = 0.2
 _BACKLOG = 2048
@@ -80,10 +81,7 @@ async def _serve(
         ready = time.monotonic()
         _announce(context, spec, listener, release)
         try:
-            while not context.layout.stop_request.exists():
-                await asyncio.wait({serving, watching}, timeout=_POLL_S)
-                if watching.done():
-                    watching.result()
+            await _until_stopped(context, releases, watching)
         finally:
             await _drain(context, gate, releases)
             watching.cancel()
@@ -93,6 +91,49 @@ async def _serve(
     finally:
         await asyncio.to_thread(_stop_serve)
     return ready
+
+
+async def _until_stopped(
+    context: StageContext, releases: Releases, watching: asyncio.Task[None]
+) -> None:
+    """Waits for the request to stop, and sees to updates meanwhile."""
+    folder = context.layout.updates
+    updating: asyncio.Task[None] | None = None
+    while not context.layout.stop_request.exists():
+        await asyncio.wait({watching}, timeout=_POLL_S)
+        if watching.done():
+            watching.result()
+        if (updating is None or updating.done()) and (wanted := next_request(folder)):
+            updating = asyncio.create_task(_update(context, releases, wanted))
+    if updating:
+        updating.cancel()
+        with suppress(asyncio.CancelledError):
+            await updating
+
+
+async def _update(context: StageContext, releases: Releases, wanted: Update) -> None:
+    from ray.exceptions import RayError
+
+    spec, current = releases.spec, releases.release
+    try:
+        source = resolve_model(wanted.model, context.base_folders)
+        adapters = {
+            name: ModelSource("folder", folder)
+            for name, folder in current.adapters.items()
+            if name != current.name
+        }
+        release = await asyncio.to_thread(
+            make_release, current.number + 1, current.name, source, adapters, spec, context
+        )
+        context.note(f"updating to {wanted.model}")
+        await releases.put_up(release)
+    except (RaysmithError, RayError, OSError) as error:
+        outcome = Outcome(False, f"the update failed, and {current.model} is served on: {error}")
+    else:
+        outcome = Outcome(True, f"{release.name} is now {release.model}")
+    context.note(outcome.message)
+    context.event("update", model=wanted.model, done=outcome.done, message=outcome.message)
+    answer(context.layout.updates, wanted, outcome)
 
 
 async def _drain(context: StageContext, gate: Gate, releases: Releases) -> None:

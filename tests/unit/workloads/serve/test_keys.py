@@ -1,0 +1,60 @@
+"""Keys are known by digest alone, and can be revoked while the service runs."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import UserError
+from workloads.serve.keys import Keys, read_digests
+
+
+def line(key: str, label: str = "") -> str:
+    return f"{hashlib.sha256(key.encode()).hexdigest()}  {label}\n"
+
+
+def write(file: Path, text: str) -> None:
+    """Writes as an editor does, at a later time than before."""
+    before = file.stat().st_mtime_ns if file.exists() else 0
+    file.write_text(text)
+    os.utime(file, ns=(before + 10**9, before + 10**9))
+
+
+def test_one_key_opens() -> None:
+    keys = Keys("right")
+    assert keys.open_with("right")
+    assert not any(map(keys.open_with, ("", "wrong", "Right", "right ", "right\0", "\udcff")))
+
+
+def test_keys_are_added_and_revoked(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    write(file, f"# who may ask\n\n{line('a', 'Ada')}{line('b')}")
+    keys = Keys("fixed", file)
+    assert all(map(keys.open_with, ("fixed", "a", "b")))
+    write(file, line("c") + line("b"))
+    assert not keys.open_with("a")
+    assert all(map(keys.open_with, ("fixed", "b", "c")))
+    file.unlink()
+    assert not keys.open_with("b")
+    assert keys.open_with("fixed")
+
+
+def test_a_slip_in_the_file_opens_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    write(file, line("a"))
+    keys = Keys(file=file)
+    write(file, "a\n" + line("a"))
+    assert not keys.open_with("a")
+    write(file, line("a"))
+    assert keys.open_with("a")
+
+
+def test_a_bad_file_is_an_error_that_shows_no_key(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(line("a") + "my-secret-key\n")
+    with pytest.raises(UserError, match=":2: ") as caught:
+        read_digests(file)
+    assert "my-secret-key" not in str(caught.value)
+    with pytest.raises(UserError, match="can't be read"):
+        read_digests(tmp_path / "absent")
