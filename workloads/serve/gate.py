@@ -14,18 +14,19 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jobs.spec.serve import LimitsSpec, is_loopback
 from workloads.serve.answers import Refusal, Send, error_event, send_head, send_whole
 from workloads.serve.bodies import Receive, Scope, disconnected, read_json_body
+from workloads.serve.channel import Head
 from workloads.serve.chat_page import chat_page
 from workloads.serve.keys import Keys
 from workloads.serve.metrics import CONTENT_TYPE, GateMetrics
 from workloads.serve.openapi import openapi
-from workloads.serve.replica import Call, Head
+from workloads.serve.replica import Call
 from workloads.serve.requests import checked_request, encoded
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Backend(Protocol):
     def is_ready(self) -> bool:
         """Whether a replica is there to answer."""
 
-    def ask(self, call: Call) -> AbstractContextManager[AsyncIterator[Head | bytes]]:
+    def ask(self, call: Call) -> AbstractAsyncContextManager[AsyncIterator[Head | bytes]]:
         """The head and the parts of an answer. Leaving the block gives the request up.
 
         Raises:
@@ -181,7 +182,7 @@ class _Answer:
 
     async def relay(self, backend: Backend, call: Call) -> None:
         """Passes an answer on: its parts as they come, or as a whole what is no stream."""
-        with backend.ask(call) as parts:
+        async with backend.ask(call) as parts:
             head = await anext(parts)
             assert isinstance(head, Head)
             if not head.content_type.startswith(_EVENTS):

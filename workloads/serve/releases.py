@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.errors import RaysmithError
 from jobs.spec.serve import ServeSpec
 from workloads.serve.answers import Refusal
-from workloads.serve.replica import Call, Head, Replica
+from workloads.serve.channel import Head, Inbox, Lost, Part, parts_of
+from workloads.serve.replica import Call, Replica
 from workloads.serve.settings import Release, ReplicaSettings, environment, vllm_arguments
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ _DEPLOYMENT = "replica"
 _POLL_S = 0.5
 _METRICS_S = 5.0
 _RETRY_AFTER_S = 1
+_OVERTAKEN_S = 5.0
+_FULL = "too many requests wait already"
 
 
 @dataclass
@@ -45,6 +48,7 @@ class Releases:
 
     spec: ServeSpec
     settings: ReplicaSettings
+    inbox: Inbox
     _current: _Standing | None = None
     _leaving: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -86,17 +90,21 @@ class Releases:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    @contextmanager
-    def ask(self, call: Call) -> Iterator[AsyncIterator[Head | bytes]]:
+    @asynccontextmanager
+    async def ask(self, call: Call) -> AsyncIterator[AsyncIterator[Head | bytes]]:
         """See `gate.Backend`."""
         standing = self._serving
         standing.ongoing += 1
-        response = standing.handle.remote(call)
-        try:
-            yield _parts(response)
-        finally:
-            response.cancel()
-            standing.ongoing -= 1
+        with self.inbox.expect() as (reply, queue):
+            response = standing.handle.remote(call, reply)
+            ending = asyncio.create_task(_tell_end(response, queue))
+            try:
+                yield _told(parts_of(queue))
+            finally:
+                standing.ongoing -= 1
+                if not ending.done():
+                    response.cancel()
+                ending.cancel()
 
     async def metrics(self) -> list[str]:
         """See `gate.Backend`."""
@@ -153,7 +161,7 @@ class Releases:
             route_prefix=None,
         )
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
-        return handle.options(method_name="answer", stream=True)
+        return handle.options(method_name="answer")
 
     async def _until_running(self, release: Release) -> None:
         deadline = asyncio.get_running_loop().time() + self.spec.start_timeout_s
@@ -198,17 +206,30 @@ def _reason(details: Any) -> str:
     return next((text for text in messages if text), details.message)
 
 
-async def _parts(response: Any) -> AsyncIterator[Head | bytes]:
+async def _tell_end(response: Any, queue: asyncio.Queue[Part | Lost]) -> None:
+    """Passes on how the call ended, should its answer not come to an end."""
     from ray.exceptions import RayError
-    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+    from ray.serve.exceptions import BackPressureError, RayServeException
 
     try:
-        async for part in response:
-            yield part
+        await response
+        # The call's end may overtake that of the answer, which is on another connection.
+        await asyncio.sleep(_OVERTAKEN_S)
+        queue.put_nowait(Lost("the answer was cut off"))
     except BackPressureError:
-        raise Refusal(
-            429, "too many requests wait already", headers={"retry-after": str(_RETRY_AFTER_S)}
-        ) from None
-    except (RayError, DeploymentUnavailableError) as error:
-        log.warning("a replica was lost: %s", error)
-        raise Refusal(502, "the replica that worked on this request was lost") from None
+        queue.put_nowait(Lost(_FULL))
+    except (RayError, RayServeException) as error:
+        log.warning("a call of a replica failed: %s", error)
+        queue.put_nowait(Lost("the replica that worked on this request was lost"))
+
+
+async def _told(parts: AsyncIterator[Head | bytes]) -> AsyncIterator[Head | bytes]:
+    """The parts, with what can go wrong as a refusal."""
+    try:
+        async for part in parts:
+            yield part
+    except Lost as lost:
+        if str(lost) == _FULL:
+            again = {"retry-after": str(_RETRY_AFTER_S)}
+            raise Refusal(429, _FULL, headers=again) from None
+        raise Refusal(502, str(lost)) from None

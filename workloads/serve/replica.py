@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
+
+from workloads.serve.channel import Head, Kind, Outboxes, Reply
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +26,6 @@ class Call:
     method: str
     path: str
     body: bytes = b""
-
-
-@dataclass(frozen=True)
-class Head:
-    """How an answer begins."""
-
-    status: int
-    content_type: str
 
 
 class Replica:
@@ -54,23 +48,15 @@ class Replica:
         await init_app_state(self._engine, self._app.state, args, supported_tasks=tasks)
         # vLLM's handlers ask the server that it runs in by itself to end when the engine dies.
         self._app.state.server = SimpleNamespace()
+        self._outboxes = Outboxes()
         self._watch = asyncio.create_task(self._end_with_engine())
 
-    async def answer(self, call: Call) -> AsyncIterator[Head | bytes]:
-        """The head of the answer, then its body in parts as they come to be.
+    async def answer(self, call: Call, reply: Reply) -> None:
+        """Sends the answer to the gate, part by part as it comes to be; returns at its end.
 
-        A caller that goes away ends the work on its request.
+        A call that is cancelled ends the work on its request.
         """
-        parts: asyncio.Queue[Head | bytes | None] = asyncio.Queue()
-        task = asyncio.create_task(self._run_app(call, parts))
-        try:
-            while (part := await parts.get()) is not None:
-                yield part
-            await task
-        finally:
-            task.cancel()
-
-    async def _run_app(self, call: Call, parts: asyncio.Queue[Head | bytes | None]) -> None:
+        outbox = await self._outboxes.to(reply)
         given = iter([{"type": "http.request", "body": call.body, "more_body": False}])
 
         async def receive() -> dict[str, Any]:
@@ -82,16 +68,20 @@ class Replica:
 
         async def send(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                headers = dict(message["headers"])
-                kind = headers.get(b"content-type", b"application/json").decode("latin-1")
-                parts.put_nowait(Head(self._status(call, message["status"]), kind))
+                kind = dict(message["headers"]).get(b"content-type", b"application/json")
+                status = self._status(call, message["status"])
+                await outbox.put_head(reply.number, Head(status, kind.decode("latin-1")))
             elif message.get("body"):
-                parts.put_nowait(message["body"])
+                await outbox.put(reply.number, Kind.BODY, message["body"])
 
         try:
             await self._app(_scope(call), receive, send)
-        finally:
-            parts.put_nowait(None)
+        except Exception as error:
+            # Starlette raises again what it has answered.
+            log.exception("vLLM failed on a request")
+            if isinstance(error, OSError):
+                raise
+        await outbox.put(reply.number, Kind.END)
 
     def _status(self, call: Call, status: int) -> int:
         """vLLM's status; a fault that it finds while its engine is well is the request's."""

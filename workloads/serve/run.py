@@ -22,6 +22,7 @@ from storage.durable import write_atomic
 from workloads.context import StageContext, StageResult
 from workloads.models.adapters import base_model
 from workloads.models.resolve import ADAPTER_CONFIG, ModelSource, read_json, resolve_model
+from workloads.serve.channel import Inbox
 from workloads.serve.gate import Gate
 from workloads.serve.keys import Keys
 from workloads.serve.releases import Releases
@@ -46,15 +47,15 @@ def run(context: StageContext) -> StageResult:
     keys = open_keys(spec.auth, context.base_folders, os.environ)
     with listen(spec.host, spec.port) as listener:
         release = first_release(spec, context)
-        releases = Releases(spec, _replica_settings(spec, context))
-        ready = asyncio.run(_serve(context, releases, release, keys, listener))
+        settings = _replica_settings(spec, context)
+        ready = asyncio.run(_serve(context, settings, release, keys, listener))
     timings = {"start": ready - clock, "serve": time.monotonic() - ready}
     return StageResult(finished=True, timings=timings)
 
 
 async def _serve(
     context: StageContext,
-    releases: Releases,
+    settings: ReplicaSettings,
     release: Release,
     keys: Keys | None,
     listener: socket.socket,
@@ -62,8 +63,12 @@ async def _serve(
     """Returns when the service was ready."""
     import uvicorn
 
-    spec = releases.spec
-    await asyncio.to_thread(_start_serve)
+    spec = context.stage.spec
+    assert isinstance(spec, ServeSpec)
+    inbox = Inbox()
+    releases = Releases(spec, settings, inbox)
+    host = await asyncio.to_thread(_start_serve)
+    answers = await inbox.listen(host)
     try:
         context.note(f"starting {release.name}: {release.model}")
         await releases.put_up(release)
@@ -89,6 +94,7 @@ async def _serve(
             await serving
             context.attempt.service_json.unlink(missing_ok=True)
     finally:
+        answers.close()
         await asyncio.to_thread(_stop_serve)
     return ready
 
@@ -163,11 +169,13 @@ def _announce(
     )
 
 
-def _start_serve() -> None:
+def _start_serve() -> str:
+    """Starts Serve without a listener of its own. Returns where replicas reach this process."""
+    import ray
     from ray import serve
 
-    # The gate is the only listener.
     serve.start(proxy_location="Disabled")
+    return ray.util.get_node_ip_address()
 
 
 def _stop_serve() -> None:

@@ -2,18 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from jobs.spec.serve import LimitsSpec
 from workloads.serve.answers import Refusal
+from workloads.serve.channel import Head
 from workloads.serve.chat_page import chat_page
 from workloads.serve.gate import Gate
 from workloads.serve.keys import Keys
-from workloads.serve.replica import Call, Head
+from workloads.serve.replica import Call
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello!"}]}
@@ -33,8 +34,8 @@ class Echo:
         self._stream = stream
         self._fail = fail
 
-    @contextmanager
-    def ask(self, call: Call) -> Iterator[AsyncIterator[Head | bytes]]:
+    @asynccontextmanager
+    async def ask(self, call: Call) -> AsyncIterator[AsyncIterator[Head | bytes]]:
         self.calls.append(call)
         self.ongoing += 1
         try:
