@@ -45,6 +45,8 @@ class _Program(click.Group):
             ctx.exit(ExitCode.INTERRUPTED)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
+        except BrokenPipeError:
+            raise  # the reader, such as `head`, has enough; click ends quietly
         except Exception:
             click.echo("this is a bug in raysmith: please report it with what follows", err=True)
             raise

@@ -80,9 +80,9 @@ def say(page: Page, text: str) -> None:
 def test_a_conversation(page: Page, api: ScriptedApi) -> None:
     say(page, "one")
     expect(page.get_by_role("article")).to_have_count(2)
-    expect(page.locator("article.assistant p")).to_have_text("You said one.")
+    expect(page.locator("article.assistant .text")).to_have_text("You said one.")
     say(page, "two\nlines: 你好")
-    expect(page.locator("article.assistant p").last).to_have_text("You said two\nlines: 你好.")
+    expect(page.locator("article.assistant .text").last).to_have_text("You said two\nlines: 你好.")
     assert [m["content"] for m in api.asked[1]["messages"]] == [
         "one", "You said one.", "two\nlines: 你好",
     ]  # fmt: skip
@@ -95,7 +95,7 @@ def test_a_conversation(page: Page, api: ScriptedApi) -> None:
 
 def test_settings_reach_the_model(page: Page, api: ScriptedApi) -> None:
     say(page, "plain")
-    expect(page.locator("article.assistant p")).to_have_text("You said plain.")
+    expect(page.locator("article.assistant .text")).to_have_text("You said plain.")
     assert set(api.asked[0]) == {"model", "messages", "stream"}
     page.get_by_label("Model").select_option("adapter")
     page.get_by_role("button", name="Settings").click()
@@ -103,7 +103,7 @@ def test_settings_reach_the_model(page: Page, api: ScriptedApi) -> None:
     page.get_by_label("Temperature").fill("0.5")
     page.get_by_label("Longest answer").fill("12")
     say(page, "again")
-    expect(page.locator("article.assistant p").last).to_have_text("You said again.")
+    expect(page.locator("article.assistant .text").last).to_have_text("You said again.")
     asked = api.asked[1]
     assert (asked["model"], asked["temperature"], asked["max_tokens"]) == ("adapter", 0.5, 12)
     assert asked["messages"][0] == {"role": "system", "content": "Be brief."}
@@ -124,14 +124,14 @@ def test_an_answer_is_shown_as_it_comes_and_can_be_stopped(page: Page, api: Scri
 
     api.answer = endless
     say(page, "count")
-    expect(page.locator("article.assistant p")).to_contain_text("begun 0 1")
+    expect(page.locator("article.assistant .text")).to_contain_text("begun 0 1")
     page.get_by_role("button", name="Stop").click()
     assert api.hung_up.wait(5), "the service was not told"
     expect(page.locator("article.assistant small")).to_have_text("stopped")
-    said = page.locator("article.assistant p").text_content()
+    said = page.locator("article.assistant .text").text_content()
     api.answer = lambda _: ["end"]
     say(page, "go on")
-    expect(page.locator("article.assistant p").last).to_have_text("end")
+    expect(page.locator("article.assistant .text").last).to_have_text("end")
     assert [m["content"] for m in api.asked[1]["messages"]] == ["count", said, "go on"]
 
 
@@ -145,12 +145,12 @@ def test_a_new_conversation_ends_the_answer(page: Page, api: ScriptedApi) -> Non
 
     api.answer = slow
     say(page, "one")
-    expect(page.locator("article.assistant p")).to_have_text("begun")
+    expect(page.locator("article.assistant .text")).to_have_text("begun")
     page.get_by_role("button", name="New chat").click()
     released.set()
     api.answer = lambda _: ["two"]
     say(page, "again")
-    expect(page.locator("article.assistant p")).to_have_text("two")
+    expect(page.locator("article.assistant .text")).to_have_text("two")
     assert len(api.asked[1]["messages"]) == 1
 
 
@@ -159,7 +159,7 @@ def test_what_a_model_writes_is_never_markup(page: Page, api: ScriptedApi) -> No
         # Also where it arrives in pieces.
         api.answer = lambda _, text=text: iter(text)  # type: ignore[misc]
         say(page, text)
-        expect(page.locator("article.assistant p").last).to_have_text(text)
+        expect(page.locator("article.assistant .text").last).to_have_text(text)
     assert page.evaluate("window.owned") is None
     for element in ("script", "img", "svg", "iframe", "a", "b"):
         assert page.locator(f"#log {element}").count() == 0
@@ -193,6 +193,20 @@ def test_the_policy_stops_what_a_mistake_would_let_in(browser: Browser, api: Scr
         page.close()
 
 
+def test_code_has_a_box_of_its_own_and_stays_text(page: Page, api: ScriptedApi) -> None:
+    answer = f"Look:\n```html\n{HOSTILE[1]}\n\n  two\n```\nand\n```\nthree\n```\nan ``` open one"
+    api.answer = lambda _: [answer]
+    say(page, "?")
+    code = page.locator("article.assistant pre")
+    expect(code).to_have_count(2)
+    assert code.all_text_contents() == [f"{HOSTILE[1]}\n\n  two", "three"]
+    expect(page.locator("article.assistant .text")).to_contain_text("an ``` open one")
+    assert page.evaluate("window.owned") is None
+    say(page, "again")
+    expect(code).to_have_count(4)
+    assert api.asked[1]["messages"][1]["content"] == answer
+
+
 def test_a_failed_question_can_be_sent_again(page: Page, api: ScriptedApi) -> None:
     def lost(question: str) -> Iterator[str]:
         yield "half"
@@ -208,7 +222,7 @@ def test_a_failed_question_can_be_sent_again(page: Page, api: ScriptedApi) -> No
     expect(page.get_by_role("alert")).to_contain_text("busy")
     api.refusal = None
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("article.assistant p")).to_have_text("whole")
+    expect(page.locator("article.assistant .text")).to_have_text("whole")
     expect(page.get_by_role("alert")).to_be_hidden()
     assert [m["content"] for m in api.asked[-1]["messages"]] == ["one"]
 
@@ -227,7 +241,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(page: Page, api: ScriptedA
     expect(page.get_by_label("API key")).to_be_hidden()
     expect(page.get_by_label("Message", exact=True)).to_be_focused()
     say(page, "one")
-    expect(page.locator("article.assistant p")).to_have_text("You said one.")
+    expect(page.locator("article.assistant .text")).to_have_text("You said one.")
     assert page.evaluate("[Object.keys(sessionStorage).length, localStorage.length]") == [1, 0]
     assert page.context.cookies() == []
     assert "the-key" not in page.url
@@ -248,7 +262,7 @@ def test_the_keyboard_alone_is_enough(page: Page, api: ScriptedApi) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Send")).to_be_focused()
     page.keyboard.press("Enter")
-    expect(page.locator("article.user p")).to_have_text("a\nb")
+    expect(page.locator("article.user .text")).to_have_text("a\nb")
     unnamed = page.evaluate("""[...document.querySelectorAll("button, input, select, textarea")]
         .filter((field) => !field.textContent.trim() && !field.labels?.length && !field.ariaLabel)
         .map((field) => field.id)""")
@@ -261,7 +275,7 @@ def test_it_fits_a_narrow_screen_and_is_readable(page: Page, api: ScriptedApi, s
     page.set_viewport_size({"width": 320, "height": 560})
     api.answer = lambda _: ["w" * 400]
     say(page, "x" * 300)
-    expect(page.locator("article.assistant p")).to_have_text("w" * 400)
+    expect(page.locator("article.assistant .text")).to_have_text("w" * 400)
     page.get_by_role("button", name="Settings").click()
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     assert page.get_by_role("button", name="Send").is_visible()
