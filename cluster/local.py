@@ -24,6 +24,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # It would print everything twice into a worker's log.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # What Serve says goes to its own files, not between the lines that a person watches.
+    "RAY_SERVE_LOG_TO_STDERR": "0",
     # Actors that wait and need no core are many here; Ray would warn of more than the cores.
     "RAY_worker_maximum_startup_concurrency": "64",
     "PYTHONSAFEPATH": "1",
@@ -86,7 +88,7 @@ class LocalCluster:
                 logging_level=logging.ERROR,
                 _temp_dir=str(folder),
             )
-        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+        except Exception as error:  # Ray raises just this where it takes too long to start
             self._end_guardian()
             raise ClusterError(
                 f"Ray did not start on this machine: {error}",

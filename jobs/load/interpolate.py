@@ -23,7 +23,7 @@ OUTPUTS = ("model",)
 
 _INTERPOLATION = re.compile(r"\$\{(?P<body>[^{}\n]*)\}")
 _UNCLOSED = re.compile(r"\$\{(env:|secret:|stages\.|run\.)[^{}\n]*(?!\})$", re.MULTILINE)
-_TAKES_A_STAGE = re.compile(r"stages\.[^.]+\.(rewards\[\d+\]\.)?model")
+_TAKES_A_STAGE = re.compile(r"stages\.[^.]+\.((rewards\[\d+\]\.)?model|adapters\.[^.]+)")
 _ENV = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 _KNOWN = "${env:NAME}, ${secret:NAME} and ${stages.NAME.model}"
 
@@ -164,7 +164,7 @@ def _stage_complaints(
 ) -> list[tuple[str, str]]:
     whole = f"${{{body}}}"
     if not _TAKES_A_STAGE.fullmatch(dotted(path)):
-        remedy = "only a stage's `model`, or a reward's, can be another stage's"
+        remedy = "only a stage's `model`, a reward's, or one of `adapters` can be another's"
         return [(f"{whole} may not stand here", remedy)]
     if text != whole:
         return [(f"{whole} must be the whole value", f"write just {whole}")]

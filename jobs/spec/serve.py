@@ -121,8 +121,8 @@ class ServeSpec(StageSpec):
     gpus_per_replica: NonNegativeInt | None = None
     """GPUs of each engine. When absent: tensor_parallel_size where that is more than 1, else 0."""
     tool_call_parser: Annotated[str, Field(min_length=1)] | None = None
-    """vLLM's name of how this model writes calls of tools, such as `hermes` or `llama3_json`, for
-    requests with `tool_choice: auto`. A tool that is named or required is called without it."""
+    """vLLM's name of how this model writes calls of tools, such as `hermes` or `llama3_json`. When
+    absent: told from the model's chat template."""
     limits: LimitsSpec = LimitsSpec()
     """What a client may ask for."""
     auth: AuthSpec | None = None

@@ -45,7 +45,8 @@ def error_body(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> bytes:
     """An error as OpenAI's API writes it."""
-    error = {"message": message, "type": _TYPES[status], "param": param, "code": code}
+    kind = _TYPES.get(status, "invalid_request_error")
+    error = {"message": message, "type": kind, "param": param, "code": code}
     return json.dumps({"error": error}).encode()
 
 

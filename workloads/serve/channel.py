@@ -87,11 +87,12 @@ class Inbox:
 
     async def listen(self, host: str) -> asyncio.Server:
         """Opens the inbox to replicas that reach this machine at `host`."""
-        server = await asyncio.start_server(self._receive, host, 0)
+        server = await asyncio.start_server(self.receive, host, 0)
         self._address = (host, server.sockets[0].getsockname()[1])
         return server
 
-    async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Takes what one replica sends, until its connection ends."""
         numbers: set[int] = set()
         try:
             given = await reader.readexactly(_SECRET_BYTES)

@@ -187,6 +187,8 @@ class _Answer:
             assert isinstance(head, Head)
             if not head.content_type.startswith(_EVENTS):
                 body = b"".join([part async for part in parts if isinstance(part, bytes)])
+                if head.status >= 400:
+                    raise _told_by_vllm(head.status, body)
                 await send_whole(self._send, head.status, body, content_type=head.content_type)
                 return
             self._streams = True
@@ -202,6 +204,16 @@ class _Answer:
         if not self._streams:
             raise refusal
         await self._send({"type": "http.response.body", "body": error_event(refusal.body)})
+
+
+def _told_by_vllm(status: int, body: bytes) -> Refusal:
+    """An error of vLLM's in the shape of all others."""
+    try:
+        error = json.loads(body)["error"]
+        message, param = str(error["message"]), error.get("param")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        message, param = "the request can't be answered", None
+    return Refusal(status, message, param=param if isinstance(param, str) else None)
 
 
 async def _until_gone(relay: Awaitable[None], receive: Receive) -> None:

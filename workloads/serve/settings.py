@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.spec.fields import size_bytes
 from jobs.spec.serve import ServeSpec
 from workloads.engine_environment import engine_environment
+from workloads.serve.tool_calls import parser_for
 
 _BASE = "@base"
 
@@ -80,17 +82,15 @@ def vllm_arguments(spec: ServeSpec, settings: ReplicaSettings, release: Release)
         "--max-model-len": str(engine.max_model_len or -1),
         "--max-num-seqs": str(engine.max_num_seqs),
         "--tensor-parallel-size": str(engine.tensor_parallel_size),
+        "--tool-call-parser": spec.tool_call_parser or parser_for(Path(release.model)),
     }
-    flags = ["--disable-fastapi-docs"]
+    flags = ["--disable-fastapi-docs", "--enable-auto-tool-choice"]
     if engine.enforce_eager or not settings.gpus:
         flags.append("--enforce-eager")
     if settings.gpus:
         arguments["--gpu-memory-utilization"] = str(engine.gpu_memory_utilization or 0.9)
     else:
         arguments["--kv-cache-memory-bytes"] = str(size_bytes(engine.kv_cache))
-    if spec.tool_call_parser:
-        arguments["--tool-call-parser"] = spec.tool_call_parser
-        flags.append("--enable-auto-tool-choice")
     if spec.limits.max_tokens:
         arguments["--override-generation-config"] = (
             f'{{"max_new_tokens": {spec.limits.max_tokens}}}'

@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -89,6 +91,7 @@ class Bench:
     """A job of two stages whose work is set by each test."""
 
     def __init__(self, folder: Path, code: ModuleType) -> None:
+        self.folder = folder
         file = folder / "job.yaml"
         file.write_text(SPEC)
         loaded = load(file, (), {})
@@ -154,7 +157,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> Bench:
     code = ModuleType("stages_of_this_test")
     monkeypatch.setitem(sys.modules, code.__name__, code)
-    for kind in ("sft", "merge"):
+    for kind in ("sft", "merge", "serve"):
         monkeypatch.setitem(WORKLOADS, kind, Workload(check="", run=f"{code.__name__}:{kind}"))
     monkeypatch.setattr(jobs.controller, "_POLL_S", 0.005)
     return Bench(tmp_path, code)
@@ -179,6 +182,34 @@ def test_what_has_succeeded_is_not_run_again(bench: Bench) -> None:
     assert bench.run() is RunState.SUCCEEDED
     assert bench.record.status.run_id == first
     assert len(bench.started) == 2
+
+
+def _stop_once(left: list[signal.Signals]) -> None:
+    """Sends a signal the first time."""
+    if left:
+        signal.raise_signal(left.pop())
+
+
+def test_a_service_is_run_each_time_and_ends_when_it_is_asked_to(bench: Bench) -> None:
+    (bench.folder / "job.yaml").write_text(SPEC + "  serve: {kind: serve, model: m}\n")
+    bench.plan = resolve(load(bench.folder / "job.yaml", (), {}), str(bench.folder / "runs"))
+    bench.keys["serve"] = "key-3"
+
+    def serve(context: StageContext) -> StageResult:
+        context.attempt.service_json.write_text("{}")
+        write_progress(context.attempt.progress_json, Progress(step=1, max_steps=2))
+        while not context.layout.stop_request.exists():
+            time.sleep(0.001)
+        return DONE
+
+    bench.work(serve=serve)
+    for attempt in (1, 2):
+        bench.view.on_progress = partial(_stop_once, [signal.SIGTERM])
+        assert bench.run() is RunState.SUCCEEDED
+        assert bench.started[-1] == f"serve {attempt}"
+        assert bench.status("serve").artifact is None
+    assert bench.started == ["sft 1", "merge 1", "serve 1", "serve 2"]
+    assert "what is being answered will end first" in bench.output.getvalue()
 
 
 def test_an_artifact_that_was_lost_is_made_again(bench: Bench) -> None:
