@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.integration.scripted_api import Lost, ScriptedApi
+from tests.integration.served import KEY, Served
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -284,6 +285,26 @@ def test_it_fits_a_narrow_screen_and_is_readable(page: Page, api: ScriptedApi, s
     )
     assert (luminance(background) < luminance(text)) == (scheme == "dark")
     assert contrast(background, text) > 7
+
+
+@pytest.mark.slow
+def test_the_page_of_a_real_service(browser: Browser, service: Served) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(service.url)
+    expect(page.get_by_role("alert")).to_have_text("This service wants an API key.")
+    page.get_by_label("API key").fill(KEY)
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Model")).to_have_value("tiny")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Longest answer").fill("8")
+    for number in (1, 2):
+        say(page, "Who are you?")
+        expect(page.locator("article.assistant")).to_have_count(number)
+        expect(page.locator("article.assistant small")).to_have_count(number, timeout=30_000)
+    assert page.locator("article.assistant .text").first.text_content()
+    expect(page.get_by_role("alert")).to_be_hidden()
+    context.close()
 
 
 def luminance(colour: str) -> float:
