@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ _CONNECT_TIMEOUT_S = 10.0
 # Between two pieces of an answer. A queue or a long prompt may keep the first one back for long.
 _READ_TIMEOUT_S = 600.0
 _QUOTED_CHARACTERS = 300
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Unreachable(RaysmithError):
@@ -158,6 +161,11 @@ class ChatApi:
 _ASK_AGAIN = "ask again; `raysmith logs` tells what happened to a service of your own"
 
 
+def printable(text: str) -> str:
+    """What a model or a service wrote, without the characters that a terminal obeys."""
+    return _CONTROLS.sub("", text)
+
+
 def is_loopback(url: str) -> bool:
     """Whether an address means this machine."""
     host = httpx.URL(url).host
@@ -199,12 +207,12 @@ def _quote(response: httpx.Response) -> str:
         content = response.json()
         return _message(content.get("error") or content.get("detail") or content)
     except (ValueError, AttributeError):
-        return response.text.strip()[:_QUOTED_CHARACTERS] or response.reason_phrase
+        return _message(response.text.strip()) or response.reason_phrase
 
 
 def _message(error: Any) -> str:
     text = error.get("message", error) if isinstance(error, dict) else error
-    return str(text)[:_QUOTED_CHARACTERS]
+    return printable(str(text))[:_QUOTED_CHARACTERS]
 
 
 def _whole(text: str) -> str:

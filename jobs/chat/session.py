@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from jobs.chat.api import ChatApi, Piece
+from jobs.chat.api import ChatApi, Piece, printable
 from jobs.chat.conversation import Conversation
 from jobs.errors import UserError
 
@@ -23,9 +22,6 @@ HELP = '''\
   /exit         leave; so does Ctrl-D
 
   Ctrl-C stops an answer. """ begins and ends a message of several lines.'''
-
-# A model may write what a terminal obeys: escape sequences begin with one of these.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass
@@ -90,10 +86,10 @@ class Session:
 
     def _show(self, piece: Piece, last: Piece) -> None:
         if piece.reasoning and self.terminal:
-            click.secho(_printable(piece.reasoning), nl=False, dim=True)
+            click.secho(printable(piece.reasoning), nl=False, dim=True)
         if piece.text:
             gap = "\n\n" if last.reasoning and self.terminal else ""
-            click.echo(gap + (_printable(piece.text) if self.terminal else piece.text), nl=False)
+            click.echo(gap + (printable(piece.text) if self.terminal else piece.text), nl=False)
 
     def set_system(self, text: str) -> None:
         """Sets the system message, or removes it."""
@@ -130,7 +126,7 @@ class Session:
 
     def tell(self, text: str) -> None:
         """Says something that is no answer: never on standard output, which is the model's."""
-        click.secho(text, dim=True, err=True)
+        click.secho(printable(text), dim=True, err=True)
 
 
 _COMMANDS: Mapping[str, Callable[[Session, str], None]] = {
@@ -140,10 +136,6 @@ _COMMANDS: Mapping[str, Callable[[Session, str], None]] = {
     "/save": Session.save,
     "/help": Session.help,
 }
-
-
-def _printable(text: str) -> str:
-    return _CONTROLS.sub("", text)
 
 
 def choose_model(name: str | None, models: Sequence[str]) -> str:

@@ -82,6 +82,7 @@ def test_an_answer_that_breaks_off_is_an_error(
         (404, {"error": {"message": "no model x"}}, UserError, "no model x"),
         (422, {"detail": [{"msg": "wrong"}]}, UserError, "wrong"),
         (400, "plain words", UserError, "plain words"),
+        (400, "\x1b[2Jand \x07noise", UserError, "[2Jand noise"),
         (429, {"error": {"message": "busy"}}, AnswerLost, "busy"),
         (503, {}, AnswerLost, "status 503"),
         (502, [], AnswerLost, "status 502"),
