@@ -23,6 +23,13 @@ class AttachedCluster:
         """As many as the spec's reference says for clusters."""
         return _CPUS_PER_WORKER
 
+    @property
+    def own_address(self) -> str:
+        """The address of this machine that Ray uses."""
+        import ray
+
+        return str(ray.util.get_node_ip_address())
+
     def connect(self) -> None:
         """Connects, once, and ships our own packages to the workers.
 

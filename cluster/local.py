@@ -24,8 +24,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # It would print everything twice into a worker's log.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # What Serve says goes to its own files, not between the lines that a person watches.
-    "RAY_SERVE_LOG_TO_STDERR": "0",
+    # On a busy machine an answer within the usual 0.1 s is too much to ask of a replica.
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
     # Actors that wait and need no core are many here; Ray would warn of more than the cores.
     "RAY_worker_maximum_startup_concurrency": "64",
     "PYTHONSAFEPATH": "1",
@@ -60,6 +60,11 @@ class LocalCluster:
     def cpus_per_worker(self, workers: int) -> int:
         """An equal share of this machine's cores, at least one."""
         return max(cores() // workers, 1)
+
+    @property
+    def own_address(self) -> str:
+        """All processes are on this machine."""
+        return "127.0.0.1"
 
     def connect(self) -> None:
         """Starts Ray, once, from the thread that lives as long as the cluster shall.

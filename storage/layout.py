@@ -6,7 +6,7 @@
                                   args.json, runs/, images/, and of a pool of engines:
                                   rollout_<index>.log, rollout_events.jsonl, completions.jsonl,
                                   failures.jsonl, timeline.jsonl, adapters/; of a
-                                  service: service.json}
+                                  service: service.json, replica_<release>.log}
       stages/<stage>/checkpoint-<step>/   (commit protocol)
       stages/<stage>/data/                (commit protocol)
       stages/<stage>/stop_request
@@ -96,6 +96,10 @@ class AttemptLayout:
     def worker_log(self, rank: int) -> Path:
         """What the worker of this rank printed."""
         return self.folder / f"worker_{rank}.log"
+
+    def replica_log(self, release: int) -> Path:
+        """What the replicas of a service's release printed."""
+        return self.folder / f"replica_{release}.log"
 
     def rollout_log(self, index: int) -> Path:
         """What the engine in this place of the pool printed."""

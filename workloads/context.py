@@ -22,6 +22,10 @@ class Cluster(Protocol):
             ClusterError: if Ray can't be started or reached.
         """
 
+    @property
+    def own_address(self) -> str:
+        """Where workers reach this process."""
+
     def cpus_per_worker(self, workers: int) -> int:
         """Cores for each of `workers` workers where the spec leaves it open."""
 

@@ -52,7 +52,7 @@ RULES: Mapping[str, Mapping[str, str]] = {
         "served_model_name": "the job's name",
         "gpus_per_replica": "as engine.tensor_parallel_size where that is more than 1, else 0",
         "target_ongoing_requests": "half of limits.max_ongoing_requests",
-        "max_ongoing_requests": "as engine.max_num_seqs",
+        "max_ongoing_requests": "twice engine.max_num_seqs",
         "gpu_memory_utilization": "0.9",
     },
 }
@@ -91,7 +91,7 @@ def resolved_grpo(spec: GrpoSpec) -> GrpoSpec:
 def resolved_serve(spec: ServeSpec, job: str) -> ServeSpec:
     """The spec with every value given, but for what the cluster and the model decide."""
     engine, limits = spec.engine, spec.limits
-    ongoing = limits.max_ongoing_requests or engine.max_num_seqs
+    ongoing = limits.max_ongoing_requests or 2 * engine.max_num_seqs
     target = spec.replicas.target_ongoing_requests or ongoing / 2
     gpus = spec.gpus_per_replica
     if gpus is None:

@@ -63,7 +63,8 @@ class LimitsSpec(Spec):
     """What a client may ask for, and how long it may take."""
 
     max_ongoing_requests: PositiveInt | None = None
-    """Requests that each replica works on at once. When absent: as engine.max_num_seqs."""
+    """Requests that each replica has at once. When absent: twice engine.max_num_seqs, so that the
+    next ones are there when others end."""
     max_queued_requests: NonNegativeInt = 1024
     """Requests that wait for a replica; further ones are told 429, to try again later."""
     request_timeout_s: PositiveFloat = 600.0

@@ -42,10 +42,10 @@ class Service:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)
 
-    def text(self, prompt: Any, model: str | None = None, tokens: int = 32) -> Any:
-        """The greedy completion of a prompt."""
-        body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        return self.post("/v1/completions", body | ({"model": model} if model else {}))
+    def text(self, prompt: Any, model: str = "tiny", **more: Any) -> Any:
+        """The greedy completion of 32 tokens."""
+        body = {"prompt": prompt, "max_tokens": 32, "temperature": 0, "ignore_eos": True}
+        return self.post("/v1/completions", body | {"model": model} | more)
 
     def replicas(self) -> list[psutil.Process]:
         """The replicas' processes."""

@@ -59,33 +59,31 @@ def service(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         yield service
 
 
-def greedy(folder: Path) -> list[str]:
-    """What transformers answers to the prompts."""
+def greedy(folder: Path) -> list[list[int]]:
+    """The tokens that transformers answers to the prompts with."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    texts = []
+    model.generation_config.eos_token_id = None
+    answers = []
     for prompt in PROMPTS:
-        ids = model.generate(
-            torch.tensor([prompt]), max_new_tokens=32, min_new_tokens=32, do_sample=False
-        )
-        texts.append(tokenizer.decode(ids[0, len(prompt) :], skip_special_tokens=True))
-    return texts
+        ids = model.generate(torch.tensor([prompt]), max_new_tokens=32, do_sample=False)
+        answers.append(ids[0, len(prompt) :].tolist())
+    return answers
 
 
-def texts(service: Service, model: str) -> list[str]:
-    """What the service answers to the prompts."""
-    body = service.text(PROMPTS, model)
-    return [choice["text"] for choice in body["choices"]]
+def tokens(service: Service, model: str) -> list[list[int]]:
+    """The tokens that the service answers to the prompts with."""
+    body = service.text(PROMPTS, model, return_token_ids=True)
+    return [choice["token_ids"] for choice in body["choices"]]
 
 
 def test_answers_are_those_of_transformers(service: Service, models: dict[str, Path]) -> None:
     assert [card["id"] for card in service.get("/v1/models")["data"]] == ["tiny", "extra"]
-    base = texts(service, "tiny")
+    base = tokens(service, "tiny")
     assert base == greedy(models["base"])
-    adapted = texts(service, "extra")
+    adapted = tokens(service, "extra")
     assert adapted == greedy(models["merged"])
     assert adapted != base
 

@@ -17,5 +17,6 @@ def base_model(adapter: Path, base_folders: Sequence[str]) -> ModelSource:
     """
     manifest = read_committed(adapter)
     recorded = str(manifest.meta.get("base", "")) if manifest else ""
-    name = recorded if Path(recorded).is_dir() else adapter_base(adapter)
+    is_there = bool(recorded) and Path(recorded).is_dir()
+    name = recorded if is_there else adapter_base(adapter)
     return resolve_model(name, base_folders)

@@ -12,6 +12,8 @@ from workloads.check import Findings, located
 from workloads.models.adapters import base_model
 from workloads.models.check import check_model, check_weights
 from workloads.models.resolve import ADAPTER_CONFIG, read_json
+from workloads.serve.keys import keys_file, read_digests
+from workloads.serve.settings import MAX_RANK
 
 
 def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
@@ -33,6 +35,12 @@ def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
             )
         elif source:
             _check_adapter(loaded, stage, findings, field, Path(source.name))
+    if spec.auth and spec.auth.api_keys_file:
+        file = keys_file(spec.auth.api_keys_file, loaded.base_folders)
+        try:
+            read_digests(file)
+        except UserError as error:
+            findings.problems += located(loaded, stage, "auth.api_keys_file", error)
     return findings
 
 
@@ -46,6 +54,11 @@ def _check_adapter(
             raise UserError(
                 f"the adapter in {str(folder)!r} is of type {'DoRA' if kind == 'LORA' else kind}, "
                 "and only plain LoRA is served beside its base model",
+                "merge it first: add a merge stage, and serve its model",
+            )
+        if (rank := config.get("r", 8)) > MAX_RANK:
+            raise UserError(
+                f"the adapter in {str(folder)!r} is of rank {rank}, and {MAX_RANK} is the most",
                 "merge it first: add a merge stage, and serve its model",
             )
         check_weights(base_model(folder, loaded.base_folders))

@@ -6,12 +6,16 @@ import hashlib
 import hmac
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jobs.errors import UserError
+from jobs.spec.fields import SECRET
+from jobs.spec.serve import AuthSpec
 
 log = logging.getLogger(__name__)
 
+_REMEDY = 'write one line a key: `printf %s "$KEY" | sha256sum`, and a label behind it'
 _LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64})(?:\s+(?P<label>.*))?")
 
 
@@ -51,6 +55,34 @@ class Keys:
             log.error("no key of the file is valid until it is mended: %s", error)
 
 
+def open_keys(
+    auth: AuthSpec | None, base_folders: Sequence[str], environ: Mapping[str, str]
+) -> Keys | None:
+    """The keys that the spec names; None where everyone may ask.
+
+    Raises:
+        UserError: if a key is not set, or the file of keys can't be read.
+    """
+    if auth is None:
+        return None
+    key = None
+    if match := SECRET.match(auth.api_key or ""):
+        key = environ.get(match["name"], "").strip()
+        if not key:
+            raise UserError(
+                f"the service's key is not set: {auth.api_key}",
+                f"export {match['name']}=$(openssl rand -hex 32), and run again",
+            )
+    file = keys_file(auth.api_keys_file, base_folders) if auth.api_keys_file else None
+    return Keys(key, file)
+
+
+def keys_file(path: str, base_folders: Sequence[str]) -> Path:
+    """The file that a spec names, which may not be there."""
+    paths = [Path(base, path).expanduser() for base in base_folders]
+    return next((each for each in paths if each.is_file()), paths[0]).resolve()
+
+
 def read_digests(file: Path) -> tuple[bytes, ...]:
     """The digests that a file lists, one a line, each with a label behind it or none.
 
@@ -72,9 +104,6 @@ def read_digests(file: Path) -> tuple[bytes, ...]:
             raise UserError(f"{file}:{number}: this line begins with no sha256 in hex", _REMEDY)
         digests.append(bytes.fromhex(match["digest"]))
     return tuple(digests)
-
-
-_REMEDY = 'write one line a key: `printf %s "$KEY" | sha256sum`, and a label behind it'
 
 
 def _digest(key: str) -> bytes:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jobs.errors import RaysmithError
 from jobs.spec.serve import ServeSpec
+from storage.layout import AttemptLayout
 from workloads.serve.answers import Refusal
 from workloads.serve.channel import Head, Inbox, Lost, Part, parts_of
 from workloads.serve.replica import Call, Replica
@@ -24,6 +27,7 @@ from workloads.serve.settings import Release, ReplicaSettings, environment, vllm
 log = logging.getLogger(__name__)
 
 _DEPLOYMENT = "replica"
+_ERROR = re.compile(r"\b[A-Za-z_.]*(?:Error|Exception): .+")
 _POLL_S = 0.5
 _METRICS_S = 5.0
 _RETRY_AFTER_S = 1
@@ -49,8 +53,13 @@ class Releases:
     spec: ServeSpec
     settings: ReplicaSettings
     inbox: Inbox
+    attempt: AttemptLayout
+    """Where replicas print to."""
+    service: str
+    """Begins the names of the Serve applications, for several services in a cluster."""
     _current: _Standing | None = None
     _leaving: set[asyncio.Task[None]] = field(default_factory=set)
+    _ending: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def release(self) -> Release:
@@ -72,6 +81,12 @@ class Releases:
         assert self._current is not None, "a release is put up first"
         return self._current
 
+    async def take_down_all(self) -> None:
+        """Takes down every release, also those that a killed run has left."""
+        for name in await asyncio.to_thread(_applications):
+            if name.startswith(f"{self.service}-"):
+                await asyncio.to_thread(_delete, name)
+
     async def put_up(self, release: Release) -> None:
         """Starts a release and gives it all new requests.
 
@@ -82,7 +97,7 @@ class Releases:
         try:
             await self._until_running(release)
         except BaseException:
-            await asyncio.to_thread(_delete, release)
+            await asyncio.to_thread(_delete, self._application(release))
             raise
         old, self._current = self._current, _Standing(release, handle)
         if old:
@@ -98,13 +113,18 @@ class Releases:
         with self.inbox.expect() as (reply, queue):
             response = standing.handle.remote(call, reply)
             ending = asyncio.create_task(_tell_end(response, queue))
+            parts = _Parts(queue)
             try:
-                yield _told(parts_of(queue))
+                yield parts.told()
             finally:
-                standing.ongoing -= 1
-                if not ending.done():
+                if parts.is_over:
+                    # The call itself ends a moment later.
+                    self._ending.add(ending)
+                    ending.add_done_callback(self._ending.discard)
+                else:
                     response.cancel()
-                ending.cancel()
+                    ending.cancel()
+                standing.ongoing -= 1
 
     async def metrics(self) -> list[str]:
         """See `gate.Backend`."""
@@ -118,7 +138,7 @@ class Releases:
         while True:
             await asyncio.sleep(2 * _POLL_S)
             standing = self._serving
-            details = await asyncio.to_thread(_status, standing.release)
+            details = await asyncio.to_thread(_status, self._application(standing.release))
             states = details.deployments[_DEPLOYMENT].replica_states if details else {}
             standing.is_ready = states.get("RUNNING", 0) > 0
 
@@ -126,6 +146,12 @@ class Releases:
         """Waits until nothing is under way."""
         while self._serving.ongoing or self._leaving:
             await asyncio.sleep(0.05)
+
+    def _log(self, release: Release) -> Path:
+        return self.attempt.replica_log(release.number)
+
+    def _application(self, release: Release) -> str:
+        return f"{self.service}-{release.number}"
 
     def _deploy(self, release: Release) -> Any:
         from ray import serve
@@ -158,8 +184,8 @@ class Releases:
             },
         )
         target = serve.RunTarget(
-            deployment.bind(vllm_arguments(self.spec, self.settings, release)),
-            name=release.application,
+            deployment.bind(vllm_arguments(self.spec, self.settings, release), self._log(release)),
+            name=self._application(release),
             route_prefix=None,
         )
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
@@ -168,12 +194,14 @@ class Releases:
     async def _until_running(self, release: Release) -> None:
         deadline = asyncio.get_running_loop().time() + self.spec.start_timeout_s
         while True:
-            details = await asyncio.to_thread(_status, release)
+            details = await asyncio.to_thread(_status, self._application(release))
             state = details.status if details else "NOT_STARTED"
             if state == "RUNNING":
                 return
             if state in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise RaysmithError(f"the engine did not start: {_reason(details)}")
+                log_file = self._log(release)
+                reason = last_error(log_file) or _reason(details)
+                raise RaysmithError(f"the engine did not start: {reason}", f"see {log_file}")
             if asyncio.get_running_loop().time() > deadline:
                 raise RaysmithError(
                     f"the engine did not start within {self.spec.start_timeout_s:g} s",
@@ -188,19 +216,33 @@ class Releases:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             log.warning("%d requests did not end in time", old.ongoing)
-        await asyncio.to_thread(_delete, old.release)
+        await asyncio.to_thread(_delete, self._application(old.release))
 
 
-def _status(release: Release) -> Any:
+def last_error(log_file: Path) -> str | None:
+    """The last error in what replicas printed, which tells more than that an actor died."""
+    if not log_file.is_file():
+        return None
+    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = (match for line in reversed(lines) if (match := _ERROR.search(line)))
+    # vLLM sends from its engine's own error to this one.
+    return next((match[0] for match in found if "root cause" not in match[0]), None)
+
+
+def _applications() -> dict[str, Any]:
     from ray import serve
 
-    return serve.status().applications.get(release.application)
+    return dict(serve.status().applications)
 
 
-def _delete(release: Release) -> None:
+def _status(application: str) -> Any:
+    return _applications().get(application)
+
+
+def _delete(application: str) -> None:
     from ray import serve
 
-    serve.delete(release.application)
+    serve.delete(application)
 
 
 def _reason(details: Any) -> str:
@@ -215,7 +257,7 @@ async def _tell_end(response: Any, queue: asyncio.Queue[Part | Lost]) -> None:
 
     try:
         await response
-        # The call's end may overtake that of the answer, which is on another connection.
+        # It may overtake the answer's end, which is on another connection.
         await asyncio.sleep(_OVERTAKEN_S)
         queue.put_nowait(Lost("the answer was cut off"))
     except BackPressureError:
@@ -225,13 +267,22 @@ async def _tell_end(response: Any, queue: asyncio.Queue[Part | Lost]) -> None:
         queue.put_nowait(Lost("the replica that worked on this request was lost"))
 
 
-async def _told(parts: AsyncIterator[Head | bytes]) -> AsyncIterator[Head | bytes]:
-    """The parts, with what can go wrong as a refusal."""
-    try:
-        async for part in parts:
-            yield part
-    except Lost as lost:
-        if str(lost) == _FULL:
-            again = {"retry-after": str(_RETRY_AFTER_S)}
-            raise Refusal(429, _FULL, headers=again) from None
-        raise Refusal(502, str(lost)) from None
+class _Parts:
+    """The parts of an answer, with what can go wrong as a refusal."""
+
+    def __init__(self, queue: asyncio.Queue[Part | Lost]) -> None:
+        self._queue = queue
+        self.is_over = False
+
+    async def told(self) -> AsyncIterator[Head | bytes]:
+        """The parts until the end."""
+        try:
+            async for part in parts_of(self._queue):
+                yield part
+        except Lost as lost:
+            self.is_over = True
+            if str(lost) == _FULL:
+                again = {"retry-after": str(_RETRY_AFTER_S)}
+                raise Refusal(429, _FULL, headers=again) from None
+            raise Refusal(502, str(lost)) from None
+        self.is_over = True

@@ -7,9 +7,11 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from workloads.process_log import print_to
 from workloads.serve.channel import Head, Kind, Outboxes, Reply
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,11 @@ class Call:
 class Replica:
     """The class of the Serve deployment. Its methods are called through Serve's handle."""
 
-    async def __init__(self, arguments: Sequence[str]) -> None:  # type: ignore[misc]  # as Serve allows
+    async def __init__(  # type: ignore[misc]  # as Serve allows
+        self, arguments: Sequence[str], log_file: Path
+    ) -> None:
+        if log_file.parent.is_dir():
+            print_to(log_file)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
@@ -39,7 +45,11 @@ class Replica:
         from vllm.utils.argparse_utils import FlexibleArgumentParser
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        args = make_arg_parser(FlexibleArgumentParser()).parse_args(list(arguments))
+        try:
+            args = make_arg_parser(FlexibleArgumentParser()).parse_args(list(arguments))
+        except SystemExit as error:
+            # Serve would know no more than that the actor died.
+            raise ValueError(f"vLLM does not take these arguments: {arguments}") from error
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
         tasks = await self._engine.get_supported_tasks()
         self._app: Any = build_app(

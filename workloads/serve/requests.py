@@ -233,6 +233,11 @@ def checked_request(path: str, body: bytes, limits: LimitsSpec) -> dict[str, Any
     if isinstance(request, ChatRequest):
         _check_chat(request, limits)
     _check_amounts(request, limits)
+    if isinstance(request, ChatRequest) and request.tool_choice not in (None, "none", "auto"):
+        for tool in request.tools or ():
+            # A call that is asked for fits the tool, as with OpenAI; vLLM leaves that open.
+            if tool.function.strict is None:
+                tool.function.strict = True
     given = request.model_dump(exclude_unset=True, by_alias=True, exclude=set(_ACCEPTED_ONLY))
     return {name: value for name, value in given.items() if value is not None}
 

@@ -7,30 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import RaysmithError, UserError
-from jobs.spec.fields import SECRET
-from jobs.spec.serve import AuthSpec, ServeSpec, is_loopback
+from jobs.spec.serve import ServeSpec, is_loopback
 from storage.durable import write_atomic
 from workloads.context import StageContext, StageResult
 from workloads.models.adapters import base_model
 from workloads.models.resolve import ADAPTER_CONFIG, ModelSource, read_json, resolve_model
 from workloads.serve.channel import Inbox
 from workloads.serve.gate import Gate
-from workloads.serve.keys import Keys
+from workloads.serve.keys import Keys, open_keys
 from workloads.serve.releases import Releases
 from workloads.serve.settings import Release, ReplicaSettings
 from workloads.serve.updates import Outcome, Update, answer, next_request
 
 _POLL_S = 0.2
-_BACKLOG = 2048
 _CLOSE_S = 5
 
 
@@ -43,12 +42,16 @@ def run(context: StageContext) -> StageResult:
     """
     spec = context.stage.spec
     assert isinstance(spec, ServeSpec)
+    from uvicorn.loops.auto import auto_loop_factory
+
     clock = time.monotonic()
     keys = open_keys(spec.auth, context.base_folders, os.environ)
-    with listen(spec.host, spec.port) as listener:
+    with bind(spec.host, spec.port) as listener:
         release = first_release(spec, context)
         settings = _replica_settings(spec, context)
-        ready = asyncio.run(_serve(context, settings, release, keys, listener))
+        # uvloop where it is installed, as it is beside vLLM.
+        with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+            ready = runner.run(_serve(context, settings, release, keys, listener))
     timings = {"start": ready - clock, "serve": time.monotonic() - ready}
     return StageResult(finished=True, timings=timings)
 
@@ -63,20 +66,26 @@ async def _serve(
     """Returns when the service was ready."""
     import uvicorn
 
+    from workloads.serve.http_protocol import BoundedProtocol
+
     spec = context.stage.spec
     assert isinstance(spec, ServeSpec)
     inbox = Inbox()
-    releases = Releases(spec, settings, inbox)
-    host = await asyncio.to_thread(_start_serve)
-    answers = await inbox.listen(host)
+    owner = context.owner
+    service = f"{owner.run_id}-{owner.stage}"
+    releases = Releases(spec, settings, inbox, context.attempt, service)
+    await asyncio.to_thread(_start_serve)
+    answers = await inbox.listen(context.cluster.own_address)
     try:
+        await releases.take_down_all()
         context.note(f"starting {release.name}: {release.model}")
         await releases.put_up(release)
         gate = Gate(releases, keys, spec.limits)
         server = uvicorn.Server(
             uvicorn.Config(
-                gate, lifespan="off", ws="none", log_config=None, access_log=False,
-                server_header=False, proxy_headers=False, timeout_graceful_shutdown=_CLOSE_S,
+                gate, http=BoundedProtocol, lifespan="off", ws="none", log_config=None,
+                access_log=False, server_header=False, proxy_headers=False,
+                timeout_graceful_shutdown=_CLOSE_S,
             )
         )  # fmt: skip
         # Signals are the controller's.
@@ -95,7 +104,7 @@ async def _serve(
             context.attempt.service_json.unlink(missing_ok=True)
     finally:
         answers.close()
-        await asyncio.to_thread(_stop_serve)
+        await releases.take_down_all()
     return ready
 
 
@@ -119,6 +128,7 @@ async def _until_stopped(
 
 async def _update(context: StageContext, releases: Releases, wanted: Update) -> None:
     from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
 
     spec, current = releases.spec, releases.release
     try:
@@ -133,7 +143,7 @@ async def _update(context: StageContext, releases: Releases, wanted: Update) -> 
         )
         context.note(f"updating to {wanted.model}")
         await releases.put_up(release)
-    except (RaysmithError, RayError, OSError) as error:
+    except (RaysmithError, RayError, RayServeException, OSError) as error:
         outcome = Outcome(False, f"the update failed, and {current.model} is served on: {error}")
     else:
         outcome = Outcome(True, f"{release.name} is now {release.model}")
@@ -169,19 +179,15 @@ def _announce(
     )
 
 
-def _start_serve() -> str:
-    """Starts Serve without a listener of its own. Returns where replicas reach this process."""
-    import ray
+def _start_serve() -> None:
     from ray import serve
 
+    # What Serve says goes to the stage's log, not between the lines that a person watches.
+    logger = logging.getLogger("ray.serve")
+    logger.handlers.clear()
+    logger.propagate = True
+    # The gate is the only listener.
     serve.start(proxy_location="Disabled")
-    return ray.util.get_node_ip_address()
-
-
-def _stop_serve() -> None:
-    from ray import serve
-
-    serve.shutdown()
 
 
 @contextmanager
@@ -189,47 +195,24 @@ def _no_signals() -> Any:
     yield
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens where the spec says.
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at the spec's address, which refuses connections until the gate listens on it.
 
     Raises:
         UserError: if the port is taken, or the address is not this machine's.
     """
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        # Else a port is taken for a minute after the service that had it has ended.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
     except OSError as error:
         raise UserError(
-            f"{host}:{port} can't be listened on: {error.strerror or error}",
+            f"{host}:{port} can't be served at: {error.strerror or error}",
             "choose another port, or 0 for a free one; see who has it with: ss -ltnp",
         ) from error
-    listener.setblocking(False)
     return listener
-
-
-def open_keys(
-    auth: AuthSpec | None, base_folders: Sequence[str], environ: Mapping[str, str]
-) -> Keys | None:
-    """The keys that the spec names; None where everyone may ask.
-
-    Raises:
-        UserError: if a key is not set, or the file of keys can't be read.
-    """
-    if auth is None:
-        return None
-    key = None
-    if match := SECRET.match(auth.api_key or ""):
-        key = environ.get(match["name"], "").strip()
-        if not key:
-            raise UserError(
-                f"the service's key is not set: {auth.api_key}",
-                f"export {match['name']}=$(openssl rand -hex 32), and run again",
-            )
-    file = None
-    if auth.api_keys_file:
-        paths = [Path(base, auth.api_keys_file).expanduser() for base in base_folders]
-        file = next((path for path in paths if path.is_file()), paths[0]).resolve()
-    return Keys(key, file)
 
 
 def first_release(spec: ServeSpec, context: StageContext) -> Release:

@@ -12,6 +12,9 @@ from workloads.engine_environment import engine_environment
 from workloads.serve.tool_calls import parser_for
 
 _BASE = "@base"
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The bounds that vLLM takes for the rank of adapters."""
+MAX_RANK = _RANKS[-1]
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,6 @@ class Release:
     """Folders of adapters by the name that clients choose them by."""
     max_lora_rank: int
     """The highest rank of any adapter; 0 where there are none."""
-
-    @property
-    def application(self) -> str:
-        """The Serve application that holds it."""
-        return f"release-{self.number}"
 
     @property
     def base_name(self) -> str:
@@ -97,7 +95,7 @@ def vllm_arguments(spec: ServeSpec, settings: ReplicaSettings, release: Release)
         )
     if release.adapters:
         arguments |= {
-            "--max-lora-rank": str(release.max_lora_rank),
+            "--max-lora-rank": str(next(r for r in _RANKS if r >= release.max_lora_rank)),
             "--max-loras": str(len(release.adapters)),
         }
         flags.append("--enable-lora")

@@ -64,6 +64,8 @@ def raises(*errors: BaseException) -> Run:
 class Machine:
     """A cluster that refuses as often as it is told."""
 
+    own_address = "127.0.0.1"
+
     def __init__(self) -> None:
         self.refusals = 0
 

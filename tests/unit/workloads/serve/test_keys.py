@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import UserError
-from workloads.serve.keys import Keys, read_digests
+from jobs.spec.serve import AuthSpec
+from workloads.serve.keys import Keys, open_keys, read_digests
 
 
 def line(key: str, label: str = "") -> str:
@@ -58,3 +59,15 @@ def test_a_bad_file_is_an_error_that_shows_no_key(tmp_path: Path) -> None:
     assert "my-secret-key" not in str(caught.value)
     with pytest.raises(UserError, match="can't be read"):
         read_digests(tmp_path / "absent")
+
+
+def test_keys_come_from_the_environment_and_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(line("a"))
+    auth = AuthSpec(api_key="${secret:KEY}", api_keys_file="./keys")
+    keys = open_keys(auth, (str(tmp_path),), {"KEY": "fixed\n"})
+    assert keys
+    assert all(map(keys.open_with, ("fixed", "a")))
+    assert open_keys(None, (), {}) is None
+    for environ in ({}, {"KEY": " "}):
+        with pytest.raises(UserError, match="is not set"):
+            open_keys(auth, (str(tmp_path),), environ)

@@ -36,7 +36,7 @@ def refusal(path: str, body: Any, **limits: Any) -> dict[str, Any]:
         {"stream": True, "stream_options": {"include_usage": True}},
         {"logprobs": True, "top_logprobs": 5, "max_completion_tokens": 3, "logit_bias": {"7": -1}},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
-         "tool_choice": {"type": "function", "function": {"name": "f"}}},
+         "tool_choice": "auto"},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}}}},
         {"top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1, "ignore_eos": True},
     ],
@@ -44,6 +44,13 @@ def refusal(path: str, body: Any, **limits: Any) -> dict[str, Any]:
 def test_fields_of_clients_pass_unchanged(extra: dict[str, Any]) -> None:
     body = {"messages": HELLO} | extra
     assert check(CHAT, body) == body
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
+def test_calls_that_are_asked_for_fit_their_tool(choice: Any) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    body = {"messages": HELLO, "tools": [tool], "tool_choice": choice}
+    assert check(CHAT, body)["tools"][0]["function"]["strict"] is True
 
 
 def test_what_means_nothing_here_is_taken_and_left_out() -> None:

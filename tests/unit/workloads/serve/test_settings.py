@@ -36,10 +36,11 @@ def test_a_model_is_served_by_the_jobs_name() -> None:
 
 
 def test_an_adapter_takes_the_models_name() -> None:
-    adapted = release(adapters={"bot": "/a", "other": "/b"}, max_lora_rank=16)
+    adapted = release(adapters={"bot": "/a", "other": "/b"}, max_lora_rank=12)
     arguments = vllm_arguments(spec(), CPU, adapted)
     assert told(arguments, "--served-model-name") not in adapted.models
     assert arguments[arguments.index("--lora-modules") + 1 :] == ["bot=/a", "other=/b"]
+    assert told(arguments, "--max-lora-rank") == "16"
     assert adapted.models == ("bot", "other")
 
 
@@ -48,8 +49,8 @@ def test_limits_reach_the_engine() -> None:
     arguments = vllm_arguments(limited, CPU, release())
     assert told(arguments, "--override-generation-config") == '{"max_new_tokens": 9}'
     assert told(arguments, "--max-model-len") == "77"
-    assert limited.limits.max_ongoing_requests == 5
-    assert limited.replicas.target_ongoing_requests == 2.5
+    assert limited.limits.max_ongoing_requests == 10
+    assert limited.replicas.target_ongoing_requests == 5
 
 
 def test_threads_are_set_on_cpus_alone() -> None:
