@@ -325,6 +325,8 @@ HOSTILE: dict[str, dict[str, Any]] = {
             {"role": "tool", "tool_call_id": "1", "content": "b"},
         ]
     },
+    "a name that is none": {"x-unknown": 1},
+    "a name without letters": {"": 1, " ": 2},
     "nothing said": {"messages": [{"role": "user"}]},
     "nothing in the parts": {"messages": [{"role": "user", "content": []}]},
     "an empty text": {"messages": [{"role": "user", "content": ""}]},

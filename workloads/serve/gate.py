@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _EVENTS = "text/event-stream"
+_ERROR_EVENT = b'data: {"error"'
 _OPEN = ("/", "/health")
 """What needs no key."""
 
@@ -191,10 +192,15 @@ class _Answer:
                     raise _told_by_vllm(head.status, body)
                 await send_whole(self._send, head.status, body, content_type=head.content_type)
                 return
+            # What vLLM refuses, it refuses before anything else, in a stream with status 200.
+            first = await anext(parts, b"")
+            if isinstance(first, bytes) and first.startswith(_ERROR_EVENT):
+                raise _told_by_vllm(400, first.removeprefix(b"data:").partition(b"\n")[0])
             self._streams = True
             # Proxies between here and the client must not keep tokens back.
             fields = {"cache-control": "no-cache", "x-accel-buffering": "no"}
             await send_head(self._send, head.status, {"content-type": head.content_type} | fields)
+            await self._send({"type": "http.response.body", "body": first, "more_body": True})
             async for part in parts:
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})
             await self._send({"type": "http.response.body", "body": b""})

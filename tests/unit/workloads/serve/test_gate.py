@@ -311,3 +311,30 @@ def test_the_page_is_sent_with_its_policy() -> None:
     assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert answer.headers["content-security-policy"].count("'sha256-") == 2
     assert answer.body == chat_page().body
+
+
+def test_what_vllm_refuses_in_a_stream_has_the_status_of_a_refusal() -> None:
+    class Refuses(Echo):
+        async def _parts(self, call: Call) -> AsyncIterator[Head | bytes]:
+            yield Head(200, "text/event-stream")
+            yield b'data: {"error": {"message": "unknown token", "code": 400}}\n\n'
+            yield b"data: [DONE]\n\n"
+
+    answer = post(gate(Refuses()), HELLO | {"stream": True})
+    assert (answer.status, answer.error["message"]) == (400, "unknown token")
+
+
+def test_a_replica_that_is_lost_before_a_stream_begins_is_told_by_status() -> None:
+    class Lost(Echo):
+        async def _parts(self, call: Call) -> AsyncIterator[Head | bytes]:
+            yield Head(200, "text/event-stream")
+            raise Refusal(502, "lost")
+
+    assert post(gate(Lost()), HELLO | {"stream": True}).status == 502
+
+
+@pytest.mark.parametrize("name", ["x-unknown", "", " ", "a.b", "\ud800", "n" * 5000])
+def test_a_field_of_any_name_is_refused(name: str) -> None:
+    answer = post(gate(), HELLO | {name: 1})
+    assert answer.status == 400
+    assert len(answer.body) < 1000
