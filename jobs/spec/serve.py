@@ -65,7 +65,7 @@ class LimitsSpec(Spec):
     max_ongoing_requests: PositiveInt | None = None
     """Requests that each replica has at once. When absent: twice engine.max_num_seqs, so that the
     next ones are there when others end."""
-    max_queued_requests: NonNegativeInt = 1024
+    max_queued_requests: PositiveInt = 1024
     """Requests that wait for a replica; further ones are told 429, to try again later."""
     request_timeout_s: PositiveFloat = 600.0
     """Seconds from a request's arrival to the end of its answer; then it is told 408."""

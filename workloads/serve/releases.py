@@ -140,7 +140,8 @@ class Releases:
             await asyncio.sleep(2 * _POLL_S)
             standing = self._serving
             details = await asyncio.to_thread(_status, self._application(standing.release))
-            states = details.deployments[_DEPLOYMENT].replica_states if details else {}
+            deployment = details and details.deployments.get(_DEPLOYMENT)
+            states = deployment.replica_states if deployment else {}
             standing.is_ready = states.get("RUNNING", 0) > 0
 
     async def drained(self) -> None:
@@ -169,7 +170,7 @@ class Releases:
             # A line for each request costs more than it tells: the gate counts them.
             logging_config={"enable_access_log": False, "log_level": "WARNING"},
             max_ongoing_requests=limits.max_ongoing_requests,
-            max_queued_requests=limits.max_queued_requests or -1,
+            max_queued_requests=limits.max_queued_requests,
             max_constructor_retry_count=1,
             health_check_period_s=5,
             health_check_timeout_s=30,
