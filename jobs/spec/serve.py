@@ -147,7 +147,7 @@ class ServeSpec(StageSpec):
                 f"{self.served_model_name!r} names the model and an adapter; rename one of them"
             )
         gpus = self.gpus_per_replica
-        if gpus is not None and gpus != self.engine.tensor_parallel_size and gpus + 0 > 0:
+        if gpus and gpus != self.engine.tensor_parallel_size:
             raise ValueError(
                 f"gpus_per_replica is {gpus}, and engine.tensor_parallel_size "
                 f"{self.engine.tensor_parallel_size}; make them equal"
