@@ -25,7 +25,7 @@ Exit codes:
   0    done
   1    a stage failed, or a bug in raysmith
   2    the spec, the data, the model or the arguments are wrong
-  3    no cluster could be started or reached
+  3    no cluster could be started or reached, or no service answers
   130  stopped on request; the same command goes on from the last checkpoint
 """
 _STARTER = Path(__file__).parent / "examples" / "self-cognition.yaml"
@@ -45,6 +45,8 @@ class _Program(click.Group):
             ctx.exit(ExitCode.INTERRUPTED)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
+        except BrokenPipeError:
+            raise  # the reader, such as `head`, has enough; click ends quietly
         except Exception:
             click.echo("this is a bug in raysmith: please report it with what follows", err=True)
             raise
@@ -226,6 +228,54 @@ def _run_layout(run: str, storage: str) -> RunLayout:
     from storage.uri import local_root
 
     return resolve_run(Layout(local_root(storage)), run)
+
+
+@cli.command()
+@click.argument("target", default="", metavar="[RUN_OR_URL]")
+@_storage
+@click.option("--model", help="The model to talk to; the service's first by default.")
+@click.option("--system", metavar="TEXT", help="The system message.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="0 always takes the likeliest.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer.")
+@click.option(
+    "--api-key-env",
+    default="RAYSMITH_API_KEY",
+    show_default=True,
+    metavar="NAME",
+    help="The environment variable that holds the API key.",
+)
+def chat(
+    target: str,
+    storage: str,
+    model: str | None,
+    system: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    api_key_env: str,
+) -> None:
+    """Talk to the model that a run serves, or to any OpenAI-compatible API.
+
+    RUN is as in `status`; a URL is such as http://127.0.0.1:8000. From a pipe, each line is a
+    question, and answers go to standard output.
+    """
+    from jobs.chat.address import find_address
+    from jobs.chat.run import chat as talk
+    from storage.layout import Layout
+    from storage.uri import local_root
+
+    key = _api_key(api_key_env)
+    address = find_address(target, Layout(local_root(storage)))
+    given = {"temperature": temperature, "max_tokens": max_tokens}
+    sampling = {name: value for name, value in given.items() if value is not None}
+    talk(address, key, model, system, sampling)
+
+
+def _api_key(variable: str) -> str | None:
+    named = click.get_current_context().get_parameter_source("api_key_env")
+    key = os.environ.get(variable) or None
+    if key is None and named is click.core.ParameterSource.COMMANDLINE:
+        raise UserError(f"the environment variable {variable} is not set", f"export {variable}=...")
+    return key
 
 
 @cli.command()

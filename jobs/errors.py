@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     USER_ERROR = 2
     """The spec, the data, the model or the arguments are wrong. Retrying will not help."""
     CLUSTER = 3
-    """No cluster could be started or reached."""
+    """No cluster could be started or reached, or no service answers."""
     INTERRUPTED = 130
     """Stopped on request; the same command goes on from the last committed checkpoint."""
 

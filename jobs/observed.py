@@ -64,6 +64,16 @@ class Progress(_Recorded):
         return min(1.0, self.step / self.max_steps)
 
 
+class Service(_Recorded):
+    """What a serve stage says of its service once it answers."""
+
+    url: str
+    """Such as `http://127.0.0.1:8000`."""
+    models: tuple[str, ...] = ()
+    authenticated: bool = False
+    """Whether it wants an API key."""
+
+
 class StageStatus(_Recorded):
     """Where one stage of a run stands. Times are ISO 8601 in UTC."""
 
@@ -146,6 +156,14 @@ def read_progress(path: Path) -> Progress | None:
     """What training said last; None when it has said nothing, or nothing readable."""
     try:
         return Progress.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def read_service(path: Path) -> Service | None:
+    """Where a service listens; None when it does not yet, or says nothing readable."""
+    try:
+        return Service.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 

@@ -65,7 +65,7 @@ class LimitsSpec(Spec):
     max_ongoing_requests: PositiveInt | None = None
     """Requests that each replica has at once. When absent: twice engine.max_num_seqs, so that the
     next ones are there when others end."""
-    max_queued_requests: NonNegativeInt = 1024
+    max_queued_requests: PositiveInt = 1024
     """Requests that wait for a replica; further ones are told 429, to try again later."""
     request_timeout_s: PositiveFloat = 600.0
     """Seconds from a request's arrival to the end of its answer; then it is told 408."""
@@ -147,7 +147,7 @@ class ServeSpec(StageSpec):
                 f"{self.served_model_name!r} names the model and an adapter; rename one of them"
             )
         gpus = self.gpus_per_replica
-        if gpus is not None and gpus != self.engine.tensor_parallel_size and gpus + 0 > 0:
+        if gpus and gpus != self.engine.tensor_parallel_size:
             raise ValueError(
                 f"gpus_per_replica is {gpus}, and engine.tensor_parallel_size "
                 f"{self.engine.tensor_parallel_size}; make them equal"

@@ -1,11 +1,15 @@
-"""A Ray for the tests that drive actors themselves, with no `raysmith run` around them."""
+"""What integration tests share: a Ray for those that drive actors themselves, and a service."""
 
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
+
+from tests.conftest import SaveLlama
+from tests.integration.served import Served, served
 
 OwnRay = Callable[[int], AbstractContextManager[None]]
 
@@ -36,3 +40,19 @@ def _own_ray(num_cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def service(
+    tiny_model: Path, save_llama: SaveLlama, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """A tiny model behind the API, with a key, for all tests that only ask it things."""
+    from transformers import AutoTokenizer
+
+    model = tmp_path_factory.mktemp("served-model")
+    # vLLM's attention on CPUs knows heads of this size, and not those of `tiny_model`.
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    save_llama(model, tokenizer, num_attention_heads=3, num_key_value_heads=3)
+    settings = "limits: {max_body: 1MB, max_choices: 8}\n    tool_call_parser: hermes"
+    with served(model, tmp_path_factory.mktemp("service"), settings) as started:
+        yield started

@@ -10,22 +10,19 @@ port of its own that clients could reach.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any, Protocol
 
 from jobs.spec.serve import LimitsSpec, is_loopback
 from workloads.serve.answers import Refusal, Send, error_event, send_head, send_whole
 from workloads.serve.bodies import Receive, Scope, disconnected, read_json_body
 from workloads.serve.channel import Head
+from workloads.serve.chat_page import chat_page
 from workloads.serve.keys import Keys
 from workloads.serve.metrics import CONTENT_TYPE, GateMetrics
 from workloads.serve.openapi import openapi
@@ -37,6 +34,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _EVENTS = "text/event-stream"
+_ERROR_EVENT = b'data: {"error"'
 _OPEN = ("/", "/health")
 """What needs no key."""
 
@@ -119,13 +117,8 @@ class Gate:
             _check_key(scope, self.keys)
 
     async def _page(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        page = files("workloads.serve") / "chat_page.html"
-        if not page.is_file():
-            raise Refusal(404, "there is nothing at this path", code="not_found")
-        text = page.read_text(encoding="utf-8")
-        headers = {"content-security-policy": page_policy(text), "referrer-policy": "no-referrer"}
-        html = "text/html; charset=utf-8"
-        await send_whole(send, 200, text.encode(), content_type=html, headers=headers)
+        page = chat_page()
+        await send_whole(send, 200, page.body, content_type=page.type, headers=page.headers)
 
     async def _health(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         status = "draining" if self.is_draining else "ok" if self.backend.is_ready else "starting"
@@ -199,10 +192,15 @@ class _Answer:
                     raise _told_by_vllm(head.status, body)
                 await send_whole(self._send, head.status, body, content_type=head.content_type)
                 return
+            # What vLLM refuses, it refuses before anything else, in a stream with status 200.
+            first = await anext(parts, b"")
+            if isinstance(first, bytes) and first.startswith(_ERROR_EVENT):
+                raise _told_by_vllm(400, first.removeprefix(b"data:").partition(b"\n")[0])
             self._streams = True
             # Proxies between here and the client must not keep tokens back.
             fields = {"cache-control": "no-cache", "x-accel-buffering": "no"}
             await send_head(self._send, head.status, {"content-type": head.content_type} | fields)
+            await self._send({"type": "http.response.body", "body": first, "more_body": True})
             async for part in parts:
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})
             await self._send({"type": "http.response.body", "body": b""})
@@ -261,21 +259,6 @@ class _Watched:
         """Counts the request."""
         self._figures.requests.labels(self._route, self._status).inc()
         self._figures.seconds.labels(self._route).observe(time.perf_counter() - self._began)
-
-
-def page_policy(page: str) -> str:
-    """What a browser may do with the page: run its own script, and ask this service."""
-
-    def sources(tag: str) -> str:
-        inline = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        digests = (hashlib.sha256(text.encode()).digest() for text in inline)
-        return " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests)
-
-    return (
-        f"default-src 'none'; script-src {sources('script')}; style-src {sources('style')}; "
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    )
 
 
 def _check_key(scope: Scope, keys: Keys) -> None:

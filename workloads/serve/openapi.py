@@ -66,7 +66,7 @@ def openapi(models: Sequence[str], *, authenticated: bool) -> dict[str, Any]:
     for kind in REQUESTS.values():
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
-        schema["properties"]["model"] = {"type": "string", "enum": list(models)}
+        schema["properties"]["model"] = {"enum": [*models, None]}
         schemas[kind.__name__] = schema
     posts = {
         path: {"post": _post(path, kind.__name__, authenticated)} for path, kind in REQUESTS.items()

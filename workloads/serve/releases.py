@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _DEPLOYMENT = "replica"
 _ERROR = re.compile(r"\b[A-Za-z_.]*(?:Error|Exception): .+")
+_LEADS_ON = re.compile(r"root cause|Error: Traceback|RayTaskError|ActorDiedError")
 _POLL_S = 0.5
 _METRICS_S = 5.0
 _RETRY_AFTER_S = 1
@@ -139,7 +140,8 @@ class Releases:
             await asyncio.sleep(2 * _POLL_S)
             standing = self._serving
             details = await asyncio.to_thread(_status, self._application(standing.release))
-            states = details.deployments[_DEPLOYMENT].replica_states if details else {}
+            deployment = details and details.deployments.get(_DEPLOYMENT)
+            states = deployment.replica_states if deployment else {}
             standing.is_ready = states.get("RUNNING", 0) > 0
 
     async def drained(self) -> None:
@@ -168,7 +170,7 @@ class Releases:
             # A line for each request costs more than it tells: the gate counts them.
             logging_config={"enable_access_log": False, "log_level": "WARNING"},
             max_ongoing_requests=limits.max_ongoing_requests,
-            max_queued_requests=limits.max_queued_requests or -1,
+            max_queued_requests=limits.max_queued_requests,
             max_constructor_retry_count=1,
             health_check_period_s=5,
             health_check_timeout_s=30,
@@ -200,7 +202,7 @@ class Releases:
                 return
             if state in ("DEPLOY_FAILED", "UNHEALTHY"):
                 log_file = self._log(release)
-                reason = last_error(log_file) or _reason(details)
+                reason = _reason(details, log_file)
                 raise RaysmithError(f"the engine did not start: {reason}", f"see {log_file}")
             if asyncio.get_running_loop().time() > deadline:
                 raise RaysmithError(
@@ -219,14 +221,11 @@ class Releases:
         await asyncio.to_thread(_delete, self._application(old.release))
 
 
-def last_error(log_file: Path) -> str | None:
-    """The last error in what replicas printed, which tells more than that an actor died."""
-    if not log_file.is_file():
-        return None
-    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-    found = (match for line in reversed(lines) if (match := _ERROR.search(line)))
-    # vLLM sends from its engine's own error to this one.
-    return next((match[0] for match in found if "root cause" not in match[0]), None)
+def last_error(text: str) -> str | None:
+    """The error that a log or a traceback ends with, on one line."""
+    found = (match[0] for line in reversed(text.splitlines()) if (match := _ERROR.search(line)))
+    # Of those that only lead to others, vLLM's says `See root cause above`.
+    return next((each for each in found if not _LEADS_ON.search(each)), None)
 
 
 def _applications() -> dict[str, Any]:
@@ -245,9 +244,12 @@ def _delete(application: str) -> None:
     serve.delete(application)
 
 
-def _reason(details: Any) -> str:
+def _reason(details: Any, log_file: Path) -> str:
+    """Why replicas did not start: what they printed, or else what Serve says of it."""
     messages = [deployment.message for deployment in details.deployments.values()]
-    return next((text for text in messages if text), details.message)
+    told = next((text for text in messages if text), details.message)
+    log = log_file.read_text(encoding="utf-8", errors="replace") if log_file.is_file() else ""
+    return last_error(log) or last_error(told) or told
 
 
 async def _tell_end(response: Any, queue: asyncio.Queue[Part | Lost]) -> None:

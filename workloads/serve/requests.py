@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from jobs.spec.serve import LimitsSpec
 from workloads.serve.answers import Refusal
+from workloads.serve.schemas import check_schema
 
 _MAX_DEPTH = 64
 _MAX_LOGPROBS = 20
@@ -279,9 +280,9 @@ def _invalid(error: ValidationError) -> Refusal:
     """What is wrong first, without the value, which may be long, and without pydantic's words."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     names = [str(part) for part in first["loc"] if _is_field(part)]
-    param = ".".join(names) or None
+    param = ".".join(names)[:_SHOWN] or None
     if first["type"] == "extra_forbidden":
-        name = names[-1][:_SHOWN]
+        name = str(first["loc"][-1])[:_SHOWN]
         return Refusal(400, f"unknown field: {name!r}", param=name, code="unknown_parameter")
     message = f"{param}: {first['msg']}" if param else first["msg"]
     return Refusal(400, message, param=param, code="invalid_value")
@@ -311,6 +312,8 @@ def _check_chat(request: ChatRequest, limits: LimitsSpec) -> None:
             "continue_final_message needs add_generation_prompt: false",
             param="continue_final_message",
         )
+    for tool in request.tools or ():
+        check_schema(tool.function.parameters or {}, "tools")
     names = {tool.function.name for tool in request.tools or ()}
     choice = request.tool_choice
     if isinstance(choice, NamedTool) and choice.function.name not in names:

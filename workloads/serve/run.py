@@ -78,6 +78,8 @@ async def _serve(
     answers = await inbox.listen(context.cluster.own_address)
     try:
         await releases.take_down_all()
+        while left := next_request(context.layout.updates):
+            answer(context.layout.updates, left, Outcome(False, "the service had ended"))
         context.note(f"starting {release.name}: {release.model}")
         await releases.put_up(release)
         gate = Gate(releases, keys, spec.limits)

@@ -80,6 +80,8 @@ def vllm_arguments(spec: ServeSpec, settings: ReplicaSettings, release: Release)
         "--max-model-len": str(engine.max_model_len or -1),
         "--max-num-seqs": str(engine.max_num_seqs),
         "--tensor-parallel-size": str(engine.tensor_parallel_size),
+        # A call that a client asks for has the arguments that its schema says.
+        "--tool-strict-level": "parameter",
         "--tool-call-parser": spec.tool_call_parser or parser_for(Path(release.model)),
     }
     flags = ["--disable-fastapi-docs", "--enable-auto-tool-choice"]

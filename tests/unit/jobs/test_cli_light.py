@@ -1,5 +1,6 @@
 """The commands that start nothing: validate, plan, schema, init."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -119,3 +120,12 @@ def test_a_bug_says_that_it_is_one(spec: Path, monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(result.exception, ZeroDivisionError)
     assert result.exit_code == 1
     assert "this is a bug in raysmith" in result.stderr
+
+
+def test_a_reader_that_has_enough_is_no_bug(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("jobs.plan.resolve.resolve", fail)
+    result = _run("plan", spec)
+    assert (result.exit_code, result.stderr) == (1, "")

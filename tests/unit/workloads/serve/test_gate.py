@@ -11,7 +11,8 @@ import pytest
 from jobs.spec.serve import LimitsSpec
 from workloads.serve.answers import Refusal
 from workloads.serve.channel import Head
-from workloads.serve.gate import Gate, page_policy
+from workloads.serve.chat_page import chat_page
+from workloads.serve.gate import Gate
 from workloads.serve.keys import Keys
 from workloads.serve.replica import Call
 
@@ -305,7 +306,35 @@ def test_figures_tell_of_requests_and_replicas() -> None:
     assert 'vllm_tokens_total{replica="1"} 7.0' in text
 
 
-def test_the_page_may_run_its_own_script_alone() -> None:
-    policy = page_policy("<style>a{}</style><script>let a = 1</script>")
-    assert "'unsafe" not in policy
-    assert policy.count("'sha256-") == 2
+def test_the_page_is_sent_with_its_policy() -> None:
+    answer = ask(gate(), "GET", "/")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert answer.headers["content-security-policy"].count("'sha256-") == 2
+    assert answer.body == chat_page().body
+
+
+def test_what_vllm_refuses_in_a_stream_has_the_status_of_a_refusal() -> None:
+    class Refuses(Echo):
+        async def _parts(self, call: Call) -> AsyncIterator[Head | bytes]:
+            yield Head(200, "text/event-stream")
+            yield b'data: {"error": {"message": "unknown token", "code": 400}}\n\n'
+            yield b"data: [DONE]\n\n"
+
+    answer = post(gate(Refuses()), HELLO | {"stream": True})
+    assert (answer.status, answer.error["message"]) == (400, "unknown token")
+
+
+def test_a_replica_that_is_lost_before_a_stream_begins_is_told_by_status() -> None:
+    class Lost(Echo):
+        async def _parts(self, call: Call) -> AsyncIterator[Head | bytes]:
+            yield Head(200, "text/event-stream")
+            raise Refusal(502, "lost")
+
+    assert post(gate(Lost()), HELLO | {"stream": True}).status == 502
+
+
+@pytest.mark.parametrize("name", ["x-unknown", "", " ", "a.b", "\ud800", "n" * 5000])
+def test_a_field_of_any_name_is_refused(name: str) -> None:
+    answer = post(gate(), HELLO | {name: 1})
+    assert answer.status == 400
+    assert len(answer.body) < 1000

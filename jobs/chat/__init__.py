@@ -1,0 +1,1 @@
+"""`raysmith chat`: a conversation in the terminal with any OpenAI-compatible API."""
