@@ -73,7 +73,7 @@ def test_ray_gets_as_many_cores_as_the_spec_asks_for(ray: FakeRay) -> None:
 
 
 def test_a_ray_that_does_not_start_is_a_cluster_error(ray: FakeRay) -> None:
-    ray.refusal = RuntimeError("no room")
+    ray.refusal = Exception("no room")
     local = LocalCluster(1, None)
     with pytest.raises(ClusterError, match="did not start on this machine: no room"), local:
         local.connect()
