@@ -13,13 +13,14 @@ from pydantic import TypeAdapter
 from jobs.errors import SpecError
 from jobs.load.loaded import LoadedSpec
 from jobs.load.tree import replace, split_dotted, value_at
-from jobs.plan.derive import resolved_evaluate, resolved_grpo, resolved_sft
+from jobs.plan.derive import resolved_evaluate, resolved_grpo, resolved_sample, resolved_sft
 from jobs.plan.graph import edges, graph_problems, in_order, inputs
 from jobs.spec import SCHEMA_VERSION
 from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.fields import Artifact
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage
+from jobs.spec.sample import SampleSpec
 from jobs.spec.sft import SftSpec
 
 _PLAN_VERSION = 1
@@ -184,6 +185,8 @@ def _stage_plan(name: str, spec: Stage, needs: tuple[str, ...]) -> StagePlan:
         resolved = resolved_grpo(spec)
     elif isinstance(spec, EvaluateSpec):
         resolved = resolved_evaluate(spec)
+    elif isinstance(spec, SampleSpec):
+        resolved = resolved_sample(spec)
     return StagePlan(name, resolved, needs, inputs(spec), spec.produces)
 
 
