@@ -83,7 +83,7 @@ CASES = {
         "missing key 'version'", "add `version: 1` to the top of the file"),
     "missing kind": Broken("    kind: sft\n", "", (4, 3), "missing key 'kind'", "`kind: sft`"),
     "unknown kind": Broken("kind: sft", "kind: stf", (5, 11),
-        "unknown kind 'stf'; there are sft, grpo, sample, evaluate, merge, export", "did you mean 'sft'?"),
+        "unknown kind 'stf'; there are sft, grpo, sample, evaluate, merge, export", "mean 'sft'?"),
     "tuner without type": Broken("{type: lora}", "{rank: 8}", (9, 5),
         "missing key 'type'", "add `type: lora` or `type: full`"),
     "kind as a list": Broken("kind: sft", "kind: [sft]", (5, 5),
