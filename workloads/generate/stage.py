@@ -20,7 +20,7 @@ from workloads.engine import EngineSettings, engine_rank
 from workloads.generate.answers import Answer, chunks, read_answers
 from workloads.generate.pool import Tally, generate
 from workloads.generate.worker import Task
-from workloads.models.adapter import base_model, lora_rank
+from workloads.models.adapter import base_model, lora_layers, lora_rank
 from workloads.models.resolve import ModelSource, read_json, resolve_model
 
 
@@ -88,6 +88,7 @@ def find_model(
     adapter = Path(source.name) if source.is_adapter else None
     if adapter:
         lora_rank(adapter)
+        lora_layers(adapter)
         source = base_model(adapter, context.base_folders)
     write_phase(context.attempt.progress_json, "fetching the model")
     folder: str = ray.get(ray.remote(_localized).remote(source, hub_token))
@@ -175,6 +176,7 @@ def engine_settings(
         gpu_memory_utilization=pool.gpu_memory_utilization or 0.9,
         enforce_eager=pool.enforce_eager,
         max_lora_rank=max_rank,
+        lora_layers=lora_layers(Path(model.adapter)) if model.adapter else (),
     )
 
 
