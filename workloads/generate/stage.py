@@ -22,6 +22,7 @@ from workloads.generate.pool import Tally, generate
 from workloads.generate.worker import Task
 from workloads.models.adapter import base_model, lora_layers, lora_rank
 from workloads.models.resolve import ModelSource, read_json, resolve_model
+from workloads.train.stage import localized
 
 
 @dataclass(frozen=True)
@@ -91,16 +92,10 @@ def find_model(
         lora_layers(adapter)
         source = base_model(adapter, context.base_folders)
     write_phase(context.attempt.progress_json, "fetching the model")
-    folder: str = ray.get(ray.remote(_localized).remote(source, hub_token))
+    folder: str = ray.get(ray.remote(localized).remote(source, hub_token))
     config = read_json(Path(folder, "config.json"))
     dtype = config.get("dtype") or config.get("torch_dtype") or "auto"
     return AskedModel(folder, str(adapter) if adapter else None, str(dtype))
-
-
-def _localized(source: ModelSource, hub_token: str | None) -> str:
-    from workloads.models.local import localize
-
-    return localize(source, hub_token)
 
 
 def ask_model(
@@ -114,10 +109,8 @@ def ask_model(
         SpecError: if there is no row to ask about.
         RaysmithError: if engines can't be made, or died too often.
     """
-    layout, dataset = (
-        context.layout.model(name),
-        found_template(question.dataset, context.base_folders),
-    )
+    layout = context.layout.model(name)
+    dataset = found_template(question.dataset, context.base_folders)
     write_phase(context.attempt.progress_json, "reading and tokenizing the rows")
     prepared = prepare_prompts(
         dataset,
