@@ -23,7 +23,11 @@ class Workload:
 WORKLOADS = {
     "sft": Workload(check="workloads.train.check:check", run="workloads.train.run:run"),
     "grpo": Workload(check="workloads.grpo.check:check", run="workloads.grpo.run:run"),
-    "evaluate": Workload(check="workloads.evaluate.check:check", run="workloads.evaluate.run:run"),
+    "evaluate": Workload(
+        check="workloads.evaluate.check:check",
+        run="workloads.evaluate.run:run",
+        hold="workloads.evaluate.gate:hold",
+    ),
     "merge": Workload(check="workloads.merge.check:check", run="workloads.merge.run:run"),
     "export": Workload(check="workloads.export.check:check", run="workloads.export.run:run"),
     "sample": Workload(check="workloads.sample.check:check", run="workloads.sample.run:run"),

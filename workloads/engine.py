@@ -38,6 +38,8 @@ class EngineSettings:
     max_lora_rank: int | None = None
     """The most rank of adapters that the model is used with; None where it is used without."""
     max_loras: int = 1
+    lora_layers: tuple[str, ...] = ()
+    """The last names of the layers that adapters change; all that can be where it is empty."""
 
 
 def environment(settings: EngineSettings) -> dict[str, str]:
@@ -106,6 +108,7 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
             "enable_lora": True,
             "max_lora_rank": settings.max_lora_rank,
             "max_loras": settings.max_loras,
+            "lora_target_modules": list(settings.lora_layers) or None,
         }
     return arguments
 

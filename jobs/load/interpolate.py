@@ -201,11 +201,7 @@ def stage_complaints(tree: Value, path: KeyPath, stage: str) -> list[tuple[str, 
 def _output_complaints(stage: str, output: str, fits: str) -> list[tuple[str, str]]:
     if output == fits:
         return []
-    known = output in OUTPUTS
-    reason = f"a {fits} is needed" if known else f"there are {' and '.join(OUTPUTS)}"
-    return [
-        (
-            f"the stage '{stage}' can't be asked for '{output}' here: {reason}",
-            f"write ${{stages.{stage}.{fits}}}",
-        )
-    ]
+    reason = f"a {fits} is needed here, and no {output}"
+    if output not in OUTPUTS:
+        reason = f"the stage '{stage}' has no output '{output}': there are {' and '.join(OUTPUTS)}"
+    return [(reason, f"write ${{stages.{stage}.{fits}}}")]

@@ -10,6 +10,7 @@ from jobs.spec.grpo import GrpoSpec
 from jobs.spec.resources import ResourcesSpec
 from jobs.spec.rewards import RewardSpec
 from jobs.spec.rollout import RolloutSpec
+from jobs.spec.sample import SampleSpec
 from jobs.spec.serve import ServeSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.training import TrainingSpec
@@ -26,6 +27,12 @@ _OF_TRAINING = {
     "warmup_ratio": "0.05 when neither warmup_ratio nor warmup_steps is given",
     "gradient_accumulation_steps": "global_batch_size / (per_device_train_batch_size x workers)",
     "gradient_checkpointing": "on with GPUs, off without",
+}
+
+_OF_POOL = {
+    "gpus_per_actor": "as tensor_parallel_size where that is more than 1, else 0",
+    "gpu_memory_utilization": "0.9",
+    "max_model_len": "dataset.max_length + generation.max_new_tokens",
 }
 
 RULES: Mapping[str, Mapping[str, str]] = {
@@ -50,10 +57,10 @@ RULES: Mapping[str, Mapping[str, str]] = {
         "workers": "1 for built-in rewards and reward models, 4 for code and your functions",
         "scale_rewards": "group for grpo, none for rloo, batch for reinforce_plus_plus",
     },
-    "evaluate": {
-        "gpus_per_actor": "as tensor_parallel_size where that is more than 1, else 0",
-        "gpu_memory_utilization": "0.9",
-        "max_model_len": "dataset.max_length + generation.max_new_tokens",
+    "evaluate": _OF_POOL,
+    "sample": {
+        **_OF_POOL,
+        "workers": "1 for built-in rewards and reward models, 4 for code and your functions",
     },
     "serve": {
         "served_model_name": "the job's name",
@@ -100,6 +107,17 @@ def resolved_evaluate(spec: EvaluateSpec) -> EvaluateSpec:
     prompt = spec.dataset.max_length if spec.dataset else 0
     longest = prompt + (spec.generation.max_new_tokens if spec.generates else 1)
     return spec.model_copy(update={"engine": resolved_pool(spec.engine, longest)})
+
+
+def resolved_sample(spec: SampleSpec) -> SampleSpec:
+    """The spec with every value given, but for what the cluster and the model decide."""
+    longest = spec.dataset.max_length + spec.generation.max_new_tokens
+    return spec.model_copy(
+        update={
+            "engine": resolved_pool(spec.engine, longest),
+            "rewards": tuple(resolved_reward(reward) for reward in spec.rewards),
+        }
+    )
 
 
 def resolved_pool(pool: PoolSpec, longest: int) -> PoolSpec:

@@ -13,13 +13,20 @@ from pydantic import TypeAdapter
 from jobs.errors import SpecError
 from jobs.load.loaded import LoadedSpec
 from jobs.load.tree import replace, split_dotted, value_at
-from jobs.plan.derive import resolved_evaluate, resolved_grpo, resolved_serve, resolved_sft
+from jobs.plan.derive import (
+    resolved_evaluate,
+    resolved_grpo,
+    resolved_sample,
+    resolved_serve,
+    resolved_sft,
+)
 from jobs.plan.graph import edges, graph_problems, in_order, inputs
 from jobs.spec import SCHEMA_VERSION
 from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.fields import Artifact
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage
+from jobs.spec.sample import SampleSpec
 from jobs.spec.serve import ServeSpec
 from jobs.spec.sft import SftSpec
 
@@ -186,6 +193,8 @@ def _stage_plan(job: str, name: str, spec: Stage, needs: tuple[str, ...]) -> Sta
         resolved = resolved_grpo(spec)
     elif isinstance(spec, EvaluateSpec):
         resolved = resolved_evaluate(spec)
+    elif isinstance(spec, SampleSpec):
+        resolved = resolved_sample(spec)
     elif isinstance(spec, ServeSpec):
         resolved = resolved_serve(spec, job)
     return StagePlan(name, resolved, needs, inputs(spec), spec.produces)

@@ -9,10 +9,12 @@ from jobs.plan.resolve import Plan, StagePlan
 from jobs.spec.algorithm import AlgorithmSpec
 from jobs.spec.dataset import PromptRowsSpec, SourceSpec
 from jobs.spec.evaluation import EvaluateSpec
+from jobs.spec.export import ExportSpec
 from jobs.spec.generation import PoolSpec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage
 from jobs.spec.rollout import RolloutSpec
+from jobs.spec.sample import SampleSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.training import TrainingSpec
 
@@ -102,7 +104,39 @@ def _details(stage: StagePlan) -> Iterator[str]:
 def _parts(spec: Stage) -> dict[str, str]:
     if isinstance(spec, GrpoSpec):
         return _grpo_parts(spec)
-    return _evaluate_parts(spec) if isinstance(spec, EvaluateSpec) else {}
+    if isinstance(spec, EvaluateSpec):
+        return _evaluate_parts(spec)
+    if isinstance(spec, SampleSpec):
+        return _sample_parts(spec)
+    return _export_parts(spec) if isinstance(spec, ExportSpec) else {}
+
+
+def _sample_parts(spec: SampleSpec) -> dict[str, str]:
+    sampled, keep = spec.generation, spec.keep
+    kept = [f"the best {keep.best}"] * bool(keep.best)
+    if keep.min_reward is not None:
+        kept.append(f"a reward of {keep.min_reward:g} or more")
+    lines = {
+        "prompts": _rows(spec.dataset),
+        "answers": f"{spec.n} to each, up to {sampled.max_new_tokens} tokens, temperature "
+        f"{sampled.temperature:g}",
+    }
+    if spec.rewards:
+        lines["rewards"] = ", ".join(f"{each.weight:g} x {each.label}" for each in spec.rewards)
+    lines["keep"] = ", ".join(kept) or "all"
+    lines["engines"] = f"{spec.engine.actors}{_each(spec.engine)}"
+    return lines
+
+
+def _export_parts(spec: ExportSpec) -> dict[str, str]:
+    lines = {"weights": f"{spec.torch_dtype or 'precision as they are'}, safetensors"}
+    if spec.quantize:
+        lines["quantize"] = spec.quantize.method
+    if wanted := spec.gguf_wanted:
+        lines["gguf"] = wanted.outtype + (", with a Modelfile for Ollama" if spec.ollama else "")
+    if spec.push:
+        lines["push"] = spec.push.to
+    return lines
 
 
 def _evaluate_parts(spec: EvaluateSpec) -> dict[str, str]:

@@ -110,8 +110,10 @@ class EvaluateSpec(StageSpec):
 
     @property
     def takes(self) -> dict[str, Input]:
-        """The models."""
-        return {field: Input(value, ("model", "adapter")) for field, value in self.fields.items()}
+        """The models, and datasets."""
+        kinds: tuple[Artifact, ...] = ("model", "adapter", "export")
+        models = {field: Input(value, kinds) for field, value in self.fields.items()}
+        return models | (self.dataset.taken if self.dataset else {})
 
     @property
     def fields(self) -> dict[str, str]:

@@ -30,6 +30,8 @@ def test_every_stage_kind_has_a_workload() -> None:
 def test_a_workload_can_be_checked_and_run(kind: str) -> None:
     assert parameters(load_function(WORKLOADS[kind].check)) == ["loaded", "stage"]
     assert parameters(load_function(WORKLOADS[kind].run)) == ["context"]
+    if hold := WORKLOADS[kind].hold:
+        assert parameters(load_function(hold)) == ["stage", "artifact"]
 
 
 @pytest.mark.parametrize("name", FORMATS)

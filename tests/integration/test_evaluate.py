@@ -21,7 +21,7 @@ from storage.layout import Layout, RunLayout
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 COMMAND = [sys.executable, "-m", "jobs.cli"]
-ROWS, LABELS = 100, ("good", "bad")
+ROWS, CHUNKS, LABELS = 70, 3, ("good", "bad")
 GATE = 'gate: {loss: "< 100", f1: ">= 0.99", tuned.runtime: "> 0"}'
 
 TASK = """\
@@ -82,8 +82,8 @@ stages:
     dataset: {{test: [./rows.jsonl], max_length: 128}}
     metrics: [loss, exact_match, accuracy, bleu, rouge, classification]
     labels: [good, bad]
-    generation: {{max_new_tokens: 48}}
-    engine: {{kv_cache: 64MB, max_num_seqs: 2, cpus_per_actor: 1}}
+    generation: {{max_new_tokens: 24}}
+    engine: {{kv_cache: 64MB, max_num_seqs: 8, cpus_per_actor: 1}}
     {GATE}
   after: {{kind: merge, model: {models["tuned"]}, after: [check]}}
 """)
@@ -128,7 +128,7 @@ def refused(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     before = chunks_of(storage)
-    assert len(before) < 2 * 4
+    assert len(before) < 2 * CHUNKS
     output = finish(start(spec, storage), 1)
     assert before.items() <= chunks_of(storage).items()
     return storage, output
@@ -143,7 +143,7 @@ def test_a_gate_that_is_not_met_fails_the_stage_and_skips_the_next(
     assert (check["state"], check["reason"], check["attempt"]) == ("failed", "gate_not_met", 2)
     assert after["state"] == "skipped"
     assert "the gate is not passed: f1 is 0" in output
-    assert "rows 100/100" in output
+    assert f"rows {ROWS}/{ROWS}" in output
     assert "base" in output
     assert "better" in output
 

@@ -128,12 +128,12 @@ def _gate_problems(loaded: LoadedSpec, stage: StagePlan, spec: EvaluateSpec) -> 
         yield loaded.problem(
             (*loaded.key_path(f"stages.{stage.name}.gate"), name),
             f"nothing measures {name!r}",
-            f"{hint}measured are {', '.join(known)}",
+            f"{hint}measured are {', '.join([*known, *(f'{task}METRIC' for task in tasks)])}",
         )
 
 
 def gate_names(spec: EvaluateSpec) -> list[str]:
     """What a gate may name, apart from the values of lm-eval's tasks."""
-    values = [*(value_names(spec.metrics) if spec.dataset else ()), *SPEED]
+    values = [*value_names(spec.metrics), *SPEED] if spec.dataset else []
     named = [f"{name}.{value}" for name in spec.models for value in values]
     return [*values, *named]

@@ -13,26 +13,23 @@ from workloads.evaluate.report import RESULTS, Verdict, read_values
 
 
 def judge(gate: Mapping[str, str], values: Mapping[str, float]) -> list[Verdict]:
-    """What each line of the gate comes to.
-
-    Raises:
-        UserError: if it asks for what was not measured.
-    """
-    missing = [name for name in gate if name not in values]
-    if missing:
-        raise UserError(
-            f"the gate asks for {missing[0]!r}, which was not measured",
-            f"measured are {', '.join(values)}",
-        )
-    return [Verdict(name, Bound.parse(bound), values[name]) for name, bound in gate.items()]
+    """What each line of the gate comes to."""
+    return [Verdict(name, Bound.parse(bound), values.get(name)) for name, bound in gate.items()]
 
 
 def demand(verdicts: Sequence[Verdict], report: Path) -> None:
     """Lets pass what keeps every bound. `report` is the folder of the numbers.
 
     Raises:
+        UserError: if one is on what was not measured.
         GateNotMet: if one is not kept.
     """
+    missing = [verdict.name for verdict in verdicts if verdict.value is None]
+    if missing:
+        raise UserError(
+            f"the gate asks for {', '.join(missing)}, which was not measured",
+            f"what was measured is in {report / RESULTS}",
+        )
     broken = [verdict for verdict in verdicts if not verdict.holds]
     if broken:
         raise GateNotMet(

@@ -34,12 +34,13 @@ class Verdict:
 
     name: str
     bound: Bound
-    value: float
+    value: float | None
+    """None where it was not measured."""
 
     @property
     def holds(self) -> bool:
         """Whether the value keeps the bound."""
-        return self.bound.holds(self.value)
+        return self.value is not None and self.bound.holds(self.value)
 
     def __str__(self) -> str:
         return f"{self.name} is {shown(self.value)}, and must be {self.bound}"
@@ -142,6 +143,6 @@ def _markdown(reports: Sequence[ModelReport], verdicts: Sequence[Verdict]) -> st
     return "\n".join([*parts, *(["", "Gate:", "", *gate] if gate else [])]) + "\n"
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: float | None) -> float | None:
     # JSON has no NaN.
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None

@@ -37,7 +37,7 @@ def compare(full: Path, quantized: Path) -> Fidelity:
         )
     difference = (found - expected).abs()
     return Fidelity(
-        tokens=ids.shape[1],
+        tokens=len(expected),
         perplexity=_perplexity(found, ids),
         full_perplexity=_perplexity(expected, ids),
         top1_agreement=float((found.argmax(-1) == expected.argmax(-1)).float().mean()),

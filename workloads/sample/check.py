@@ -7,7 +7,7 @@ from jobs.plan.resolve import StagePlan
 from jobs.spec.sample import SampleSpec
 from workloads.check import Findings
 from workloads.data.check import check_dataset
-from workloads.models.check import check_model
+from workloads.generate.check import check_asked_model
 from workloads.rewards.check import Prompts, check_rewards
 
 
@@ -16,7 +16,9 @@ def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
     spec = stage.spec
     assert isinstance(spec, SampleSpec)
     findings, prompts = Findings(), Prompts()
-    check_model(loaded, stage, findings, "model", spec.model)
+    template = spec.dataset.chat_template
+    tokens = spec.engine.max_model_len or 0
+    check_asked_model(loaded, stage, findings, "model", spec.model, template, tokens)
     check_dataset(loaded, stage.name, spec.dataset, findings, prompts.messages)
     length = spec.generation.max_new_tokens
     check_rewards(loaded, stage, spec.rewards, length, prompts, findings)

@@ -64,7 +64,7 @@ def test_the_key_counts_how_many_rows_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ('"${stages.sample.model}"', "a dataset is needed"),
+        ('"${stages.sample.model}"', "a dataset is needed here, and no model"),
         ('"${stages.sample.rows}"', "there are model and dataset"),
         ('"${stages.smple.dataset}"', "there is no stage 'smple'"),
         ('"x/${stages.sample.dataset}"', "must be the whole value"),

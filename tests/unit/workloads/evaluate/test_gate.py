@@ -59,5 +59,5 @@ def test_a_number_that_is_none_passes_no_bound(report: Path) -> None:
 
 def test_what_was_not_measured_is_named(report: Path) -> None:
     asked = stage(bleu="> 1")
-    with pytest.raises(UserError, match="asks for 'bleu', which was not measured"):
+    with pytest.raises(UserError, match="asks for bleu, which was not measured"):
         hold(asked, report)

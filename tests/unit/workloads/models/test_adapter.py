@@ -12,7 +12,7 @@ from jobs.errors import UserError
 from storage.commit import begin, commit
 from storage.manifest import Owner
 from workloads.engine import engine_rank
-from workloads.models.adapter import base_model, lora_rank
+from workloads.models.adapter import base_model, lora_layers, lora_rank
 
 
 def adapter(folder: Path, **config: Any) -> Path:
@@ -51,3 +51,19 @@ def test_an_engine_has_room_for_the_next_rank_that_it_knows() -> None:
     assert [engine_rank(rank) for rank in (1, 4, 8, 9, 512)] == [1, 8, 8, 16, 512]
     with pytest.raises(ValueError, match="beyond 512"):
         engine_rank(513)
+
+
+def test_the_layers_are_those_that_have_weights(tmp_path: Path) -> None:
+    folder, prefix = adapter(tmp_path / "adapter"), "base_model.model.model.layers.0"
+    names = [f"{prefix}.self_attn.{x}_proj.lora_{y}.weight" for x in "qv" for y in "AB"]
+    save(folder, names)
+    assert lora_layers(folder) == ("q_proj", "v_proj")
+    save(folder, [*names, "base_model.model.lm_head.lora_A.weight"])
+    with pytest.raises(UserError, match="changes lm_head"):
+        lora_layers(folder)
+
+
+def save(folder: Path, names: list[str]) -> None:
+    header = json.dumps({name: {} for name in names}).encode()
+    content = len(header).to_bytes(8, "little") + header
+    (folder / "adapter_model.safetensors").write_bytes(content)
