@@ -164,7 +164,9 @@ def _stage_complaints(
 ) -> list[tuple[str, str]]:
     whole = f"${{{body}}}"
     if not _TAKES_A_STAGE.fullmatch(dotted(path)):
-        remedy = "only a stage's `model`, a reward's, or one of `adapters` can be another's"
+        remedy = (
+            "only a stage's `model`, one of its `adapters`, or a reward's, can be another stage's"
+        )
         return [(f"{whole} may not stand here", remedy)]
     if text != whole:
         return [(f"{whole} must be the whole value", f"write just {whole}")]

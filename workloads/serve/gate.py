@@ -23,11 +23,11 @@ from workloads.serve.answers import Refusal, Send, error_event, send_head, send_
 from workloads.serve.bodies import Receive, Scope, disconnected, read_json_body
 from workloads.serve.channel import Head
 from workloads.serve.chat_page import chat_page
+from workloads.serve.completion_requests import checked_request, encoded
 from workloads.serve.keys import Keys
 from workloads.serve.metrics import CONTENT_TYPE, GateMetrics
 from workloads.serve.openapi import openapi
 from workloads.serve.replica import Call
-from workloads.serve.requests import checked_request, encoded
 
 log = logging.getLogger(__name__)
 

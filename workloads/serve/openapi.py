@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workloads.serve.requests import REQUESTS
+from workloads.serve.completion_requests import REQUESTS
 
 _STATUSES = {
     "400": "The request can't be answered: invalid JSON, a wrong type, or too much asked for.",
@@ -61,7 +61,7 @@ _COMPLETION = {
 
 
 def openapi(models: Sequence[str], *, authenticated: bool) -> dict[str, Any]:
-    """The document; bodies are those that `requests.checked_request` takes."""
+    """The document; bodies are those that `checked_request` takes."""
     schemas: dict[str, Any] = {"Error": _ERROR, "Model": _CARD, "Completion": _COMPLETION}
     for kind in REQUESTS.values():
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")

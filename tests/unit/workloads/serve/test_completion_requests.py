@@ -7,7 +7,7 @@ import pytest
 
 from jobs.spec.serve import LimitsSpec
 from workloads.serve.answers import Refusal
-from workloads.serve.requests import checked_request, encoded
+from workloads.serve.completion_requests import checked_request, encoded
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "Hello!"}]
