@@ -62,10 +62,13 @@ def environment(spec: ServeSpec, settings: ReplicaSettings) -> dict[str, str]:
         threads=settings.threads,
         kv_cache_bytes=size_bytes(spec.engine.kv_cache),
     )
-    return values | {
-        # One event loop for Serve and vLLM: a token costs a thread switch less.
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    }
+    # One event loop for Serve and vLLM: a token costs a thread switch less.
+    values["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] = "0"
+    if not settings.gpus and spec.engine.tensor_parallel_size == 1:
+        # The engine's process computes by itself. vLLM would start another one for that on CPUs, to
+        # set OpenMP's variables in it, which are set here.
+        values["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return values
 
 
 def vllm_arguments(spec: ServeSpec, settings: ReplicaSettings, release: Release) -> list[str]:

@@ -55,7 +55,9 @@ def test_limits_reach_the_engine() -> None:
 
 def test_threads_are_set_on_cpus_alone() -> None:
     assert environment(spec(), CPU)["OMP_NUM_THREADS"] == "3"
+    assert environment(spec(), CPU)["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     gpu = ReplicaSettings(threads=3, cpus=1, gpus=1, seed=7)
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment(spec(gpus_per_replica=1), gpu)
     assert "OMP_NUM_THREADS" not in environment(spec(gpus_per_replica=1), gpu)
     assert "--enforce-eager" not in vllm_arguments(spec(gpus_per_replica=1), gpu, release())
 
