@@ -162,7 +162,7 @@ class ServeSpec(StageSpec):
     @property
     def takes(self) -> dict[str, Input]:
         """The model and the adapters."""
-        return {"model": Input(self.model, ("model", "adapter"))} | {
+        return {"model": Input(self.model, ("model", "adapter", "export"))} | {
             f"adapters.{name}": Input(adapter, ("adapter",))
             for name, adapter in self.adapters.items()
         }

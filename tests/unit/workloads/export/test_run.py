@@ -48,6 +48,8 @@ class Heard:
 class OneCore:
     """A machine of one core."""
 
+    own_address = "127.0.0.1"
+
     def connect(self) -> None:
         """Does nothing."""
 
