@@ -174,7 +174,7 @@ CASES = {
     "unknown stage": Broken("${stages.sft.", "${stages.sfd.", (14, 12),
         "there is no stage 'sfd'", "did you mean 'sft'?"),
     "unknown output": Broken("sft.model}", "sft.modle}", (14, 12),
-        "can't be asked for 'modle'", "write ${stages.sft.model}"),
+        "no output 'modle'", "write ${stages.sft.model}"),
     "own output": Broken("${stages.sft.", "${stages.merge.", (14, 12),
         "refers to itself", "name another stage: sft"),
     "unknown stage in after": Broken("kind: merge", "kind: merge\n    after: [sfd]", (14, 13),
