@@ -33,6 +33,8 @@ class Terminal:
             stdout=inner,
             stderr=inner,
             start_new_session=True,
+            # As a shell starts it, also where these tests are started with it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             cwd=folder,
             env={**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)},
         )

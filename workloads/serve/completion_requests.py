@@ -234,6 +234,8 @@ def checked_request(path: str, body: bytes, limits: LimitsSpec) -> dict[str, Any
     if isinstance(request, ChatRequest):
         _check_chat(request, limits)
     _check_amounts(request, limits)
+    if isinstance(request.response_format, SchemaFormat):
+        check_schema(request.response_format.json_schema.schema_, "response_format")
     if isinstance(request, ChatRequest) and request.tool_choice not in (None, "none", "auto"):
         for tool in request.tools or ():
             # A call that is asked for fits the tool, as with OpenAI; vLLM leaves that open.

@@ -68,6 +68,17 @@ def test_messages_of_a_conversation_with_tools_pass_unchanged() -> None:
     assert check(CHAT, {"messages": messages})["messages"] == messages
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETION])
+def test_schemas_that_cost_an_engine_its_life_are_refused(path: str) -> None:
+    schema = {"type": "array", "minItems": 10**12}
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    asked: dict[str, Any] = {"messages": HELLO} if path == CHAT else {"prompt": "a"}
+    assert refusal(path, asked | {"response_format": form})["param"] == "response_format"
+    function = {"name": "f", "parameters": schema}
+    tools = [{"type": "function", "function": function}]
+    assert refusal(CHAT, {"messages": HELLO, "tools": tools})["param"] == "tools"
+
+
 @pytest.mark.parametrize("prompt", ["a", ["a", "b"], [1, 2], [[1], [2, 3]]])
 def test_prompts_of_every_form_pass(prompt: Any) -> None:
     assert check(COMPLETION, {"prompt": prompt, "echo": True}) == {"prompt": prompt, "echo": True}
