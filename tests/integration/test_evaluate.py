@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -144,7 +143,6 @@ def test_a_gate_that_is_not_met_fails_the_stage_and_skips_the_next(
     assert (check["state"], check["reason"], check["attempt"]) == ("failed", "gate_not_met", 2)
     assert after["state"] == "skipped"
     assert "the gate is not passed: f1 is 0" in output
-    assert re.search(rf"rows \d+/{ROWS}", output)
     assert "base" in output
     assert "better" in output
 
