@@ -26,7 +26,7 @@ from jobs.spec.dataset import PromptsSpec
 from jobs.spec.environment import EnvironmentSpec
 from jobs.spec.fields import Artifact, Input, ModelReference, SecretReference, StageSpec
 from jobs.spec.resources import ResourcesSpec
-from jobs.spec.rewards import RewardSpec
+from jobs.spec.rewards import RewardSpec, check_labels, reward_inputs
 from jobs.spec.rollout import RolloutSpec
 from jobs.spec.training import TrainingSpec, check_places
 from jobs.spec.tuner import LoraSpec, TunerSpec
@@ -68,10 +68,8 @@ class GrpoSpec(StageSpec):
     @property
     def takes(self) -> dict[str, Input]:
         """The model to start from, reward models, and datasets."""
-        rewards = {f"rewards[{i}].model": each.model or "" for i, each in enumerate(self.rewards)}
-        models = {"model": self.model} | rewards
-        taken = {field: Input(model, ("model",)) for field, model in models.items()}
-        return taken | self.dataset.taken
+        model = {"model": Input(self.model, ("model",))}
+        return model | reward_inputs(self.rewards) | self.dataset.taken
 
     @property
     def processes_at_once(self) -> int:
@@ -126,13 +124,7 @@ class GrpoSpec(StageSpec):
 
     @model_validator(mode="after")
     def _rewards_have_names_of_their_own(self) -> GrpoSpec:
-        names = [reward.label for reward in self.rewards]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(
-                f"two rewards are called {twice[0]!r}, and each is logged by its name; "
-                "give one of them a `label`"
-            )
+        check_labels(self.rewards)
         return self
 
     @model_validator(mode="after")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from jobs.spec.fields import ModelReference, Spec
+from jobs.spec.fields import Input, ModelReference, Spec
 
 RewardName = Literal[
     "accuracy", "format", "cosine", "repetition", "soft_overlong", "length", "json_schema", "code"
@@ -52,3 +53,21 @@ class RewardSpec(Spec):
             source = self.name or (self.import_path or "").rpartition(":")[2] or "reward_model"
             object.__setattr__(self, "label", source)
         return self
+
+
+def reward_inputs(rewards: Sequence[RewardSpec]) -> dict[str, Input]:
+    """Reward models, which may be other stages', by field."""
+    return {
+        f"rewards[{index}].model": Input(reward.model or "", ("model",))
+        for index, reward in enumerate(rewards)
+    }
+
+
+def check_labels(rewards: Sequence[RewardSpec]) -> None:
+    """Raises ValueError where two rewards have one name."""
+    labels = [reward.label for reward in rewards]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(
+            f"two rewards are called {twice[0]!r}, and each is logged by its name; "
+            "give one of them a `label`"
+        )

@@ -31,7 +31,7 @@ from jobs.spec.fields import (
     StageSpec,
 )
 from jobs.spec.generation import GenerationSpec, PoolSpec
-from jobs.spec.rewards import RewardSpec
+from jobs.spec.rewards import RewardSpec, check_labels, reward_inputs
 
 
 class SamplingSpec(GenerationSpec):
@@ -87,12 +87,8 @@ class SampleSpec(StageSpec):
     @property
     def takes(self) -> dict[str, Input]:
         """The model, reward models, and datasets."""
-        rewards = {
-            f"rewards[{index}].model": Input(reward.model or "", ("model",))
-            for index, reward in enumerate(self.rewards)
-        }
         model = {"model": Input(self.model, ("model", "adapter", "export"))}
-        return model | rewards | self.dataset.taken
+        return model | reward_inputs(self.rewards) | self.dataset.taken
 
     @property
     def processes_at_once(self) -> int:
@@ -119,7 +115,5 @@ class SampleSpec(StageSpec):
             )
         if self.keep.best and self.keep.best > self.n:
             raise ValueError(f"keep.best is {self.keep.best}, and there are {self.n} answers (n)")
-        labels = [reward.label for reward in self.rewards]
-        if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"two rewards are called {twice[0]!r}; give one another label")
+        check_labels(self.rewards)
         return self

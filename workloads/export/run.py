@@ -20,7 +20,7 @@ from workloads.export.report import REPORT_FILE, Report, report_lines
 from workloads.export.task import ExportTask
 from workloads.failures import root
 from workloads.models.adapter import base_model
-from workloads.models.resolve import ModelSource, resolve_model
+from workloads.models.taken import taken_model
 
 CARD = "README.md"
 
@@ -74,12 +74,7 @@ def _make(context: StageContext, spec: ExportSpec) -> None:
 
 
 def _task(context: StageContext, spec: ExportSpec) -> ExportTask:
-    taken = context.inputs.get("model")
-    source = (
-        ModelSource("folder", str(taken))
-        if taken
-        else resolve_model(spec.model, context.base_folders)
-    )
+    source = taken_model(context, "model", spec.model)
     adapter = None
     if source.is_adapter:
         adapter, source = source.name, base_model(Path(source.name), context.base_folders)

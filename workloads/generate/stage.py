@@ -21,8 +21,8 @@ from workloads.generate.answers import Answer, chunks, read_answers
 from workloads.generate.pool import Tally, generate
 from workloads.generate.worker import Task
 from workloads.models.adapter import base_model, lora_layers, lora_rank
-from workloads.models.resolve import ModelSource, read_json, resolve_model
-from workloads.train.stage import localized
+from workloads.models.resolve import read_json
+from workloads.models.taken import model_folder, taken_model
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,14 @@ def find_model(
     Raises:
         UserError: if it is an adapter that engines can't take.
     """
-    import ray
-
-    made = context.inputs.get(field)
-    source = (
-        ModelSource("folder", str(made)) if made else resolve_model(reference, context.base_folders)
-    )
+    source = taken_model(context, field, reference)
     adapter = Path(source.name) if source.is_adapter else None
     if adapter:
         lora_rank(adapter)
         lora_layers(adapter)
         source = base_model(adapter, context.base_folders)
     write_phase(context.attempt.progress_json, "fetching the model")
-    folder: str = ray.get(ray.remote(localized).remote(source, hub_token))
+    folder = model_folder(source, hub_token)
     config = read_json(Path(folder, "config.json"))
     dtype = config.get("dtype") or config.get("torch_dtype") or "auto"
     return AskedModel(folder, str(adapter) if adapter else None, str(dtype))

@@ -18,11 +18,10 @@ from workloads.data.prompts import PreparedPrompts, prepare_prompts
 from workloads.engine import EngineSettings, engine_rank
 from workloads.grpo.coordinator import Coordinator, RolloutTask
 from workloads.grpo.worker import LearnerTask, ledger_of, train_worker
-from workloads.models.resolve import ModelSource, resolve_model
+from workloads.models.taken import reward_models
 from workloads.train.stage import (
     StartModel,
     fit,
-    localized,
     newest_checkpoint,
     publish,
     start_model,
@@ -128,7 +127,7 @@ def _rollout_task(
         model=model.folder,
         prompts=str(context.layout.data),
         paths=context.base_folders,
-        reward_models=_reward_models(context, spec),
+        reward_models=reward_models(context, spec.rewards, spec.hub_token),
         attempt=context.attempt,
         first_batch=first_step // per_batch,
         batches=-(-steps // per_batch),
@@ -175,23 +174,6 @@ def _backend(spec: GrpoSpec) -> str:
 def _engine_rank(spec: GrpoSpec) -> int:
     assert not isinstance(spec.tuner, FullSpec)
     return engine_rank(spec.tuner.rank)
-
-
-def _reward_models(context: StageContext, spec: GrpoSpec) -> dict[str, str]:
-    """Folders of the reward models, by the reward's label."""
-    import ray
-
-    folders: dict[str, str] = {}
-    for index, reward in enumerate(spec.rewards):
-        if reward.model:
-            made = context.inputs.get(f"rewards[{index}].model")
-            source = (
-                ModelSource("folder", str(made))
-                if made
-                else resolve_model(reward.model, context.base_folders)
-            )
-            folders[reward.label] = ray.get(ray.remote(localized).remote(source, spec.hub_token))
-    return folders
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from jobs.spec.sample import SampleSpec
 from storage.commit import begin, commit, read_committed
 from workloads.context import StageContext, StageResult
 from workloads.generate.stage import Answers, Question, ask_model, find_model
-from workloads.models.resolve import ModelSource, resolve_model
+from workloads.models.resolve import resolve_model
+from workloads.models.taken import reward_models
 from workloads.sample.dataset import Outcome, rows_of, write_rows
 from workloads.sample.score import read_scores, score
 
@@ -51,26 +52,8 @@ def _score(context: StageContext, spec: SampleSpec, answers: Answers, folder: Pa
         )
         write_progress(context.attempt.progress_json, progress)
 
-    score(answers, spec, folder, context.base_folders, _reward_models(context, spec), tell)
-
-
-def _reward_models(context: StageContext, spec: SampleSpec) -> dict[str, str]:
-    """Folders of reward models, by the reward's label."""
-    import ray
-
-    from workloads.models.local import localize
-
-    found = {}
-    for index, reward in enumerate(spec.rewards):
-        if reward.model:
-            made = context.inputs.get(f"rewards[{index}].model")
-            source = (
-                ModelSource("folder", str(made))
-                if made
-                else resolve_model(reward.model, context.base_folders)
-            )
-            found[reward.label] = ray.get(ray.remote(localize).remote(source, spec.hub_token))
-    return found
+    models = reward_models(context, spec.rewards, spec.hub_token)
+    score(answers, spec, folder, context.base_folders, models, tell)
 
 
 def _write(context: StageContext, spec: SampleSpec, answers: Answers, folder: Path) -> None:

@@ -22,6 +22,7 @@ from storage.durable import write_atomic
 from workloads.context import StageContext, StageResult
 from workloads.models.adapter import base_model
 from workloads.models.resolve import ADAPTER_CONFIG, ModelSource, read_json, resolve_model
+from workloads.models.taken import model_folder, taken_model
 from workloads.serve.channel import Inbox
 from workloads.serve.gate import Gate
 from workloads.serve.keys import Keys, open_keys
@@ -222,15 +223,12 @@ def first_release(spec: ServeSpec, context: StageContext) -> Release:
     name = spec.served_model_name
     assert name, "resolved"
 
-    def place(field: str, reference: str) -> ModelSource:
-        if field in context.inputs:
-            return ModelSource("folder", str(context.inputs[field]))
-        return resolve_model(reference, context.base_folders)
-
     adapters = {
-        label: place(f"adapters.{label}", reference) for label, reference in spec.adapters.items()
+        label: taken_model(context, f"adapters.{label}", reference)
+        for label, reference in spec.adapters.items()
     }
-    return make_release(1, name, place("model", spec.model), adapters, spec, context)
+    model = taken_model(context, "model", spec.model)
+    return make_release(1, name, model, adapters, spec, context)
 
 
 def make_release(
@@ -252,17 +250,8 @@ def make_release(
         base = base_model(Path(model.name), context.base_folders)
         folders = {name: model.name} | folders
     ranks = [read_json(Path(folder, ADAPTER_CONFIG)).get("r", 8) for folder in folders.values()]
-    folder = _localized(base, spec.hub_token)
+    folder = model_folder(base, spec.hub_token)
     return Release(number, folder, name, folders, max(ranks, default=0))
-
-
-def _localized(model: ModelSource, hub_token: str | None) -> str:
-    """The model's folder, from a task, so that its libraries are not imported here."""
-    import ray
-
-    from workloads.train.stage import localized
-
-    return ray.get(ray.remote(localized).remote(model, hub_token))
 
 
 def _replica_settings(spec: ServeSpec, context: StageContext) -> ReplicaSettings:

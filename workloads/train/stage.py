@@ -22,7 +22,8 @@ from storage.commit import Newest, begin, commit, newest_committed, read_committ
 from workloads.context import StageContext
 from workloads.data.sources import found_template
 from workloads.failures import LOST_CONNECTION, root
-from workloads.models.resolve import ModelSource, resolve_model
+from workloads.models.resolve import ModelSource
+from workloads.models.taken import model_folder, taken_model
 from workloads.train.environment import worker_environment
 from workloads.train.setup import TrainTask
 
@@ -43,31 +44,16 @@ class StartModel:
 
 def start_model(context: StageContext, spec: SftSpec | GrpoSpec) -> StartModel:
     """Finds the stage's model and brings it here."""
-    import ray
-
     # Takes seconds, which the driver would otherwise spend waiting for the data.
     Thread(target=import_module, args=("ray.train.torch",), daemon=True).start()
-    source = context.inputs.get("model")
-    model = (
-        ModelSource("folder", str(source))
-        if source
-        else resolve_model(spec.model, context.base_folders)
-    )
+    model = taken_model(context, "model", spec.model)
     write_phase(context.attempt.progress_json, "fetching the model")
-    folder: str = ray.get(ray.remote(localized).remote(model, spec.hub_token))
-    return StartModel(model, folder)
+    return StartModel(model, model_folder(model, spec.hub_token))
 
 
 def with_template_found(spec: TrainSpec, base_folders: Sequence[str]) -> TrainSpec:
     """The spec with the path of its chat template, if it has one, made absolute."""
     return spec.model_copy(update={"dataset": found_template(spec.dataset, base_folders)})
-
-
-def localized(model: ModelSource, hub_token: str | None) -> str:
-    """The model's folder. For a task, where the model's libraries are imported."""
-    from workloads.models.local import localize
-
-    return localize(model, hub_token)
 
 
 def newest_checkpoint(context: StageContext) -> Newest | None:

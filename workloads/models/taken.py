@@ -1,0 +1,46 @@
+"""The models that a stage takes: another stage's, or those that its spec names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from workloads.models.local import localize
+from workloads.models.resolve import ModelSource, resolve_model
+
+if TYPE_CHECKING:
+    from jobs.spec.rewards import RewardSpec
+    from workloads.context import StageContext
+
+
+def taken_model(context: StageContext, field: str, reference: str) -> ModelSource:
+    """What a field of the stage stands for: the artifact of an earlier stage, or what it names.
+
+    Raises:
+        UserError: if there is no such model.
+    """
+    made = context.inputs.get(field)
+    if made:
+        return ModelSource("folder", str(made))
+    return resolve_model(reference, context.base_folders)
+
+
+def model_folder(source: ModelSource, hub_token: str | None) -> str:
+    """The model's folder on this machine. In a task, so that libraries are not imported here."""
+    import ray
+
+    folder: str = ray.get(ray.remote(localize).remote(source, hub_token))
+    return folder
+
+
+def reward_models(
+    context: StageContext, rewards: Sequence[RewardSpec], hub_token: str | None
+) -> dict[str, str]:
+    """Folders of the reward models, by the reward's label."""
+    return {
+        reward.label: model_folder(
+            taken_model(context, f"rewards[{index}].model", reward.model), hub_token
+        )
+        for index, reward in enumerate(rewards)
+        if reward.model
+    }
