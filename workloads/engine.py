@@ -8,6 +8,7 @@ from typing import Any
 _EXTENSION = "workloads.grpo.gloo_transfer.WorkerExtension"
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+MAX_LORA_RANK = _LORA_RANKS[-1]
 
 
 @dataclass(frozen=True)
@@ -121,5 +122,5 @@ def engine_rank(rank: int) -> int:
     """
     fits = [known for known in _LORA_RANKS if known >= rank]
     if not fits:
-        raise ValueError(f"rank {rank} is beyond {_LORA_RANKS[-1]}, the most that vLLM takes")
+        raise ValueError(f"rank {rank} is beyond {MAX_LORA_RANK}, the most that vLLM takes")
     return fits[0]

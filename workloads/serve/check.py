@@ -9,11 +9,11 @@ from jobs.load.loaded import LoadedSpec
 from jobs.plan.resolve import StagePlan
 from jobs.spec.serve import ServeSpec
 from workloads.check import Findings, located
+from workloads.engine import MAX_LORA_RANK
 from workloads.models.adapter import base_model
 from workloads.models.check import check_model, check_weights
 from workloads.models.resolve import ADAPTER_CONFIG, read_json
 from workloads.serve.keys import keys_file, read_digests
-from workloads.serve.settings import MAX_RANK
 
 
 def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
@@ -56,9 +56,10 @@ def _check_adapter(
                 "and only plain LoRA is served beside its base model",
                 "merge it first: add a merge stage, and serve its model",
             )
-        if (rank := config.get("r", 8)) > MAX_RANK:
+        if (rank := config.get("r", 8)) > MAX_LORA_RANK:
             raise UserError(
-                f"the adapter in {str(folder)!r} is of rank {rank}, and {MAX_RANK} is the most",
+                f"the adapter in {str(folder)!r} is of rank {rank}, and "
+                f"{MAX_LORA_RANK} is the most",
                 "merge it first: add a merge stage, and serve its model",
             )
         check_weights(base_model(folder, loaded.base_folders))

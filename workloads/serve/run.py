@@ -20,8 +20,8 @@ from jobs.errors import RaysmithError, UserError
 from jobs.spec.serve import ServeSpec, is_loopback
 from storage.durable import write_atomic
 from workloads.context import StageContext, StageResult
-from workloads.models.adapter import base_model
-from workloads.models.resolve import ADAPTER_CONFIG, ModelSource, read_json, resolve_model
+from workloads.models.adapter import base_model, lora_rank
+from workloads.models.resolve import ModelSource, resolve_model
 from workloads.models.taken import model_folder, taken_model
 from workloads.serve.channel import Inbox
 from workloads.serve.gate import Gate
@@ -249,7 +249,7 @@ def make_release(
     if model.is_adapter:
         base = base_model(Path(model.name), context.base_folders)
         folders = {name: model.name} | folders
-    ranks = [read_json(Path(folder, ADAPTER_CONFIG)).get("r", 8) for folder in folders.values()]
+    ranks = [lora_rank(Path(folder)) for folder in folders.values()]
     folder = model_folder(base, spec.hub_token)
     return Release(number, folder, name, folders, max(ranks, default=0))
 

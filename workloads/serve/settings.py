@@ -8,13 +8,10 @@ from pathlib import Path
 
 from jobs.spec.fields import size_bytes
 from jobs.spec.serve import ServeSpec
-from workloads.engine import engine_environment
+from workloads.engine import engine_environment, engine_rank
 from workloads.serve.tool_calls import parser_for
 
 _BASE = "@base"
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The bounds that vLLM takes for the rank of adapters."""
-MAX_RANK = _RANKS[-1]
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def vllm_arguments(spec: ServeSpec, settings: ReplicaSettings, release: Release)
         )
     if release.adapters:
         arguments |= {
-            "--max-lora-rank": str(next(r for r in _RANKS if r >= release.max_lora_rank)),
+            "--max-lora-rank": str(engine_rank(release.max_lora_rank)),
             "--max-loras": str(len(release.adapters)),
         }
         flags.append("--enable-lora")
