@@ -1,4 +1,4 @@
-"""What integration tests share: a Ray for those that drive actors themselves, and a service."""
+"""What integration tests share: a Ray for those that drive actors themselves, a model, services."""
 
 import os
 import secrets
@@ -40,6 +40,39 @@ def _own_ray(num_cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def asked_model(
+    tiny_model: Path, save_llama: SaveLlama, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A tiny model with heads of a size that vLLM's attention on CPUs knows, and an untied head."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("asked-model")
+    save_llama(
+        folder,
+        AutoTokenizer.from_pretrained(tiny_model),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 of this machine's own."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,31 +37,19 @@ metric_list: [{metric: acc}]
 
 
 @pytest.fixture(scope="module")
-def models(
-    tiny_model: Path, save_llama: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    """A tiny model with heads of a size that vLLM's attention on CPUs knows, and an adapter."""
+def models(asked_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model that vLLM takes, and an adapter."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     folder = tmp_path_factory.mktemp("evaluated")
-    save_llama(
-        folder / "base",
-        AutoTokenizer.from_pretrained(tiny_model),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=False,
-    )
-    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(asked_model, dtype=torch.float32)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
         get_peft_model(model, config).save_pretrained(folder / "tuned")
-    return {"base": folder / "base", "tuned": folder / "tuned"}
+    return {"base": asked_model, "tuned": folder / "tuned"}
 
 
 @pytest.fixture(scope="module")

@@ -44,24 +44,8 @@ def ray_cluster(own_ray: OwnRay) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model(
-    tiny_model: Path, save_llama: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A tiny model with heads of a size that vLLM's attention on CPUs knows."""
-    from transformers import AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("asked-model")
-    save_llama(
-        folder,
-        AutoTokenizer.from_pretrained(tiny_model),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=False,
-    )
-    return folder
+def model(asked_model: Path) -> Path:
+    return asked_model
 
 
 @pytest.fixture(scope="module")

@@ -44,28 +44,7 @@ async def picky(completions, number, **columns):
 
 
 @pytest.fixture(scope="module")
-def model(
-    tiny_model: Path, save_llama: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A tiny model with heads of a size that vLLM's attention on CPUs knows, and an untied head."""
-    from transformers import AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("rollout-model")
-    save_llama(
-        folder,
-        AutoTokenizer.from_pretrained(tiny_model),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=False,
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
-def spec(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spec(asked_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A job with two train workers, two engines, and one batch ahead."""
     folder = tmp_path_factory.mktemp("grpo-job")
     rows = [{"query": f"Say {i}.", "number": i} for i in range(40)]
@@ -78,7 +57,7 @@ name: tiny
 stages:
   rl:
     kind: grpo
-    model: {model}
+    model: {asked_model}
     dataset: {{train: [./rows.jsonl], max_length: 64}}
     rewards:
       - {{import_path: "my_rewards:vowels", weight: 1.0}}

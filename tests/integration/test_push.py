@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from jobs.errors import UserError
 from jobs.spec.export import PushSpec
@@ -22,24 +20,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "eu-1"}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of an S3 of this machine's own."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def client(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def client(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of it, with an empty bucket. Its servers in one process share their buckets."""
     import boto3
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": server}).items():
+    for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": s3_server}).items():
         monkeypatch.setenv(name, value)
     client = boto3.client("s3")
     client.create_bucket(Bucket="pushed", CreateBucketConfiguration={"LocationConstraint": "eu-1"})

@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from storage.commit import read_committed
 from storage.layout import Layout, RunLayout
@@ -53,16 +51,6 @@ def has_letter(completions, **columns):
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of an S3 of this machine's own."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def job(tiny_model: Path, save_llama: SaveLlama, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A job, with a model whose heads vLLM on CPUs has attention for."""
     from transformers import AutoTokenizer
@@ -77,10 +65,10 @@ def job(tiny_model: Path, save_llama: SaveLlama, tmp_path_factory: pytest.TempPa
     return folder
 
 
-def run(job: Path, server: str) -> subprocess.CompletedProcess[str]:
+def run(job: Path, s3_server: str) -> subprocess.CompletedProcess[str]:
     """Runs the job to its end."""
     settings = {
-        "AWS_ENDPOINT_URL": server,
+        "AWS_ENDPOINT_URL": s3_server,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_REGION": "us-east-1",
@@ -106,11 +94,11 @@ def events(layout: RunLayout, kind: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == kind]
 
 
-def test_a_model_learns_from_its_best_answers_and_is_pushed(job: Path, server: str) -> None:
+def test_a_model_learns_from_its_best_answers_and_is_pushed(job: Path, s3_server: str) -> None:
     import boto3
 
     # The bucket is not there: the push is refused, and what was made stays.
-    refused = run(job, server)
+    refused = run(job, s3_server)
     assert refused.returncode == 2, refused.stdout + refused.stderr
     assert "NoSuchBucket" in refused.stdout
     layout = the_run(job)
@@ -129,11 +117,11 @@ def test_a_model_learns_from_its_best_answers_and_is_pushed(job: Path, server: s
     assert {row["solution"] for row in rows} <= {str(i) for i in range(12)}
 
     client = boto3.Session().client(
-        "s3", endpoint_url=server, aws_access_key_id="test", aws_secret_access_key="test",
+        "s3", endpoint_url=s3_server, aws_access_key_id="test", aws_secret_access_key="test",
         region_name="us-east-1",
     )  # fmt: skip
     client.create_bucket(Bucket="models")
-    again = run(job, server)
+    again = run(job, s3_server)
     assert again.returncode == 0, again.stdout + again.stderr
     # Only the push was left to do.
     kept = read_committed(layout.artifact("export"))
