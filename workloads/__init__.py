@@ -23,6 +23,7 @@ class Workload:
 WORKLOADS = {
     "sft": Workload(check="workloads.train.check:check", run="workloads.train.run:run"),
     "grpo": Workload(check="workloads.grpo.check:check", run="workloads.grpo.run:run"),
+    "sweep": Workload(check="workloads.sweep.check:check", run="workloads.sweep.run:run"),
     "evaluate": Workload(
         check="workloads.evaluate.check:check",
         run="workloads.evaluate.run:run",

@@ -23,8 +23,9 @@ OUTPUTS = ("model", "dataset")
 
 _INTERPOLATION = re.compile(r"\$\{(?P<body>[^{}\n]*)\}")
 _UNCLOSED = re.compile(r"\$\{(env:|secret:|stages\.|run\.)[^{}\n]*(?!\})$", re.MULTILINE)
-_TAKES_A_MODEL = re.compile(r"stages\.[^.]+\.((rewards\[\d+\]\.)?model|(models|adapters)\.[^.]+)")
-_TAKES_ROWS = re.compile(r"stages\.[^.]+\.dataset\.[a-z]+\[\d+\](\.path)?")
+_STAGE = r"stages\.[^.]+\.(trial\.)?"
+_TAKES_A_MODEL = re.compile(_STAGE + r"((rewards\[\d+\]\.)?model|(models|adapters)\.[^.]+)")
+_TAKES_ROWS = re.compile(_STAGE + r"dataset\.[a-z]+\[\d+\](\.path)?")
 _COUNT = re.compile(r"#\d+$")
 _ENV = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 _KNOWN = "${env:NAME}, ${secret:NAME} and ${stages.NAME.model}"

@@ -40,7 +40,14 @@ class LoadedSpec:
         """A path in its long form."""
         return split_dotted(path, self.tree) if isinstance(path, str) else path
 
-    def problem(self, path: str | KeyPath, message: str, remedy: str | None = None) -> Problem:
+    def problem(
+        self,
+        path: str | KeyPath,
+        message: str,
+        remedy: str | None = None,
+        *,
+        at_key: bool = False,
+    ) -> Problem:
         """A problem with the value at a path, at its place in the file.
 
         Args:
@@ -48,6 +55,8 @@ class LoadedSpec:
                 written gives the place.
             message: what is wrong.
             remedy: what to do about it.
+            at_key: whether it is wrong to have the key at all.
         """
         where = self.key_path(path)
-        return masked(problem_at(self.positions.of(where), where, message, remedy))
+        place = self.positions.of_key(where) if at_key else self.positions.of(where)
+        return masked(problem_at(place, where, message, remedy))

@@ -88,13 +88,36 @@ def dotted(path: KeyPath) -> str:
 
 
 def split_dotted(text: str, tree: Value) -> KeyPath:
-    """The path that a text such as `a.b[0].c` names; numbers are indices where `tree` has lists."""
+    """The path that a text such as `a.b[0].c` names.
+
+    Numbers are indices where `tree` has lists. A key of the tree that has dots in it, such as
+    `tuner.rank`, is found whole; in one that the tree does not have yet, write `tuner\\.rank`.
+    """
     path: list[str | int] = []
-    value = tree
-    for key in re.sub(r"\[(\d+)\]", r".\1", text).split("."):
-        path.append(int(key) if isinstance(value, list) and key.isdecimal() else key)
-        value = child(value, path[-1])
+    value, rest = tree, _parts(text)
+    while rest:
+        size, key = _first_key(rest, value)
+        path.append(key)
+        value, rest = child(value, key), rest[size:]
     return tuple(path)
+
+
+def _parts(text: str) -> list[str]:
+    parts = re.split(r"(?<!\\)\.", re.sub(r"\[(\d+)\]", r".\1", text))
+    return [part.replace("\\.", ".") for part in parts]
+
+
+def _first_key(parts: list[str], value: Value) -> tuple[int, str | int]:
+    """How many parts of a path are the next key, and that key; the longest one that is there."""
+    if isinstance(value, list):
+        return 1, int(parts[0]) if parts[0].isdecimal() else parts[0]
+    if isinstance(value, dict):
+        split = {tuple(_parts(key)): key for key in value if not key.isidentifier()}
+        fits = [known for known in split if tuple(parts[: len(known)]) == known]
+        if fits:
+            longest = max(fits, key=len)
+            return len(longest), split[longest]
+    return 1, parts[0]
 
 
 def child(value: Value, key: str | int) -> Value:
@@ -111,6 +134,15 @@ def value_at(tree: Value, path: KeyPath) -> Value:
     for key in path:
         tree = child(tree, key)
     return tree
+
+
+def paths(tree: Value, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """The path of everything in a tree, sections before what is in them."""
+    if path:
+        yield path
+    if isinstance(tree, (dict, list)):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from paths(value, (*path, key))
 
 
 def leaves(tree: Value, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Value]]:

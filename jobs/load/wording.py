@@ -237,11 +237,13 @@ def _wrong_tag(document: Document, path: KeyPath, error: ErrorDetails) -> Proble
     if error["type"] == "union_tag_not_found":
         remedy = f"add {' or '.join(f'`{name}: {choice}`' for choice in choices)}"
         return document.problem(path, f"missing key '{name}'", remedy, at_key=True)
-    given = value_at(document.value, (*path, name))
+    written = value_at(document.value, path)
+    is_short = isinstance(written, str)  # such as `scheduler: asha`
+    given = written if is_short else child(written, name)
+    shown = _quoted(given) if isinstance(given, str) else f"({_shown(given)})"
     return document.problem(
-        (*path, name),
-        f"unknown {name} {_quoted(given) if isinstance(given, str) else f'({_shown(given)})'}; "
-        f"there are {', '.join(choices)}",
+        path if is_short else (*path, name),
+        f"unknown {path[-1] if is_short else name} {shown}; there are {', '.join(choices)}",
         nearest(given.lower() if isinstance(given, str) else "", choices),
     )
 
@@ -273,6 +275,9 @@ def _named_in(text: str, document: Document, path: KeyPath) -> KeyPath:
 
 def _type_remedy(errors: list[ErrorDetails], path: KeyPath, value: Value) -> str:
     kinds = {error["type"] for error in errors}
+    if path[-2:-1] == ("search_space",):
+        short = _short(value if isinstance(value, list) else [value])
+        return f"write {{choice: {short}}}, or one of grid, zip, uniform, loguniform and randint"
     if isinstance(value, str) and (path[-2:-1] == ("rewards",) or path[-1] == "environment"):
         return f"write {{{'import_path' if ':' in value else 'name'}: {_short(value)}}}"
     if value is None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jobs.errors import UserError
 from jobs.load.loaded import LoadedSpec
-from jobs.load.tree import KeyPath, child, dotted, value_at
+from jobs.load.tree import KeyPath, dotted, paths, value_at
 from jobs.plan.derive import RULES, accumulation_steps
 from jobs.plan.resolve import Plan
 from jobs.spec.grpo import GrpoSpec
@@ -73,7 +73,7 @@ def _resolved(loaded: LoadedSpec, plan: Plan) -> dict[str, Any]:
 
 
 def _checked(path: str, resolved: dict[str, Any]) -> KeyPath:
-    known = {dotted(where): where for where in _paths(resolved)}
+    known = {dotted(where): where for where in paths(resolved)}
     if path not in known:
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
         raise UserError(
@@ -81,13 +81,3 @@ def _checked(path: str, resolved: dict[str, Any]) -> KeyPath:
             f"did you mean {near[0]}?" if near else "start with name, seed or stages",
         )
     return known[path]
-
-
-def _paths(value: Any, path: KeyPath = ()) -> list[KeyPath]:
-    keys: list[str | int] = []
-    if isinstance(value, dict):
-        keys = list(value)
-    elif isinstance(value, list):
-        keys = list(range(len(value)))
-    below = [found for key in keys for found in _paths(child(value, key), (*path, key))]
-    return [path, *below] if path else below

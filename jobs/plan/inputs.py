@@ -20,7 +20,8 @@ def with_datasets(stage: StagePlan, artifacts: Mapping[str, Path]) -> StagePlan:
         stage: as planned.
         artifacts: folders of what the stage takes, by field. Those of models stay references.
     """
-    taken = {field: path for field, path in artifacts.items() if field.startswith("dataset.")}
+    places = ("dataset.", "trial.dataset.")
+    taken = {field: path for field, path in artifacts.items() if field.startswith(places)}
     if not taken:
         return stage
     fields = stage.spec.model_dump(mode="json")

@@ -21,6 +21,7 @@ from jobs.plan.derive import (
     resolved_sft,
 )
 from jobs.plan.graph import edges, graph_problems, in_order, inputs
+from jobs.plan.sweep_problems import sweep_problems
 from jobs.spec import SCHEMA_VERSION
 from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.fields import Artifact
@@ -29,10 +30,14 @@ from jobs.spec.job import Stage
 from jobs.spec.sample import SampleSpec
 from jobs.spec.serve import ServeSpec
 from jobs.spec.sft import SftSpec
+from jobs.spec.sweep import SweepSpec
 
 _PLAN_VERSION = 1
 
-_NOT_IN_KEY = {"resources", "after", "hub_token", "checkpoint", "gate"}
+_NOT_IN_KEY = (
+    "resources", "after", "hub_token", "checkpoint", "gate", "max_concurrent_trials",
+    "max_failed_trials",
+)  # fmt: skip
 _NOT_IN_KEY_OF = {
     "training": (
         "logging_steps", "eval_steps", "per_device_eval_batch_size", "gradient_checkpointing",
@@ -59,7 +64,8 @@ class StagePlan:
 
     name: str
     spec: Stage
-    """The stage as the user wrote it, with every derived value filled in."""
+    """The stage as the user wrote it, with every derived value filled in, but for a sweep's trial:
+    its values come first."""
     needs: tuple[str, ...]
     """The stages that must end well first."""
     inputs: Mapping[str, str]
@@ -134,9 +140,10 @@ def resolve(loaded: LoadedSpec, storage: str) -> Plan:
         storage: the URI or folder under which runs lie.
 
     Raises:
-        SpecError: if stages wait for one another in a circle, or take what does not fit them.
+        SpecError: if stages wait for one another in a circle, or take what does not fit them, or if
+            a sweep's values do not fit its trial.
     """
-    if problems := graph_problems(loaded):
+    if problems := graph_problems(loaded) + sweep_problems(loaded):
         raise SpecError(problems)
     needs = edges(loaded.spec)
     stages = tuple(
@@ -170,12 +177,10 @@ def stage_key(
 
 
 def _key_fields(stage: StagePlan) -> dict[str, Any]:
-    fields = stage.spec.model_dump(mode="json", exclude=_NOT_IN_KEY)
-    for section, names in _NOT_IN_KEY_OF.items():
-        found = fields.get(section) or {}
-        for part in found if isinstance(found, list) else [found]:
-            for name in names:
-                part.pop(name, None)
+    fields = stage.spec.model_dump(mode="json")
+    _prune(fields)
+    if isinstance(stage.spec, SweepSpec):
+        _prune(fields["trial"])
     # Another stage's artifact counts by its digest: renaming that stage changes nothing.
     for field in stage.inputs:
         path = split_dotted(field, fields)
@@ -183,6 +188,17 @@ def _key_fields(stage: StagePlan) -> dict[str, Any]:
         # What stands behind it, such as the 500 of `${stages.sample.dataset}#500`, counts too.
         replace(fields, path, written.rpartition("}")[2])
     return fields
+
+
+def _prune(fields: dict[str, Any]) -> None:
+    """Takes out of a stage's fields what does not decide its artifact."""
+    for name in _NOT_IN_KEY:
+        fields.pop(name, None)
+    for section, names in _NOT_IN_KEY_OF.items():
+        found = fields.get(section) or {}
+        for part in found if isinstance(found, list) else [found]:
+            for name in names:
+                part.pop(name, None)
 
 
 def _stage_plan(job: str, name: str, spec: Stage, needs: tuple[str, ...]) -> StagePlan:

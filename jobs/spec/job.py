@@ -14,6 +14,7 @@ from jobs.spec.merge import MergeSpec
 from jobs.spec.sample import SampleSpec
 from jobs.spec.serve import ServeSpec
 from jobs.spec.sft import SftSpec
+from jobs.spec.sweep import SweepSpec
 
 SCHEMA_VERSION = 1
 
@@ -22,7 +23,7 @@ StageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """As a name, but without dots, which separate the parts of a path such as `stages.sft.model`."""
 
 Stage = Annotated[
-    SftSpec | GrpoSpec | SampleSpec | EvaluateSpec | MergeSpec | ExportSpec | ServeSpec,
+    SftSpec | GrpoSpec | SweepSpec | SampleSpec | EvaluateSpec | MergeSpec | ExportSpec | ServeSpec,
     Field(discriminator="kind"),
 ]
 
