@@ -19,12 +19,15 @@ from jobs.load.tree import (
     dotted,
     problem_at,
     split_dotted,
+    value_at,
 )
 from jobs.load.unknown_keys import unknown_key
 from jobs.load.yaml_tree import parse, scalar
 from jobs.spec import JobSpec
 from jobs.spec.fields import Spec
+from jobs.spec.sweep import DomainSpec
 
+_SEARCH_SPACE = "search_space"
 _SYNTAX_REMEDY = "check the brackets and quotes, and quote the whole option: --set 'a.b=[x, y]'"
 
 
@@ -50,7 +53,7 @@ def _apply(document: Document, setting: str) -> None:
                 )
             ]
         )
-    path = split_dotted(name.strip(), document.value)
+    path = _whole_key(split_dotted(name.strip(), document.value), document.value)
     place = Position(f"{SET_OPTION} {dotted(path)}", layer="set")
     holder = _make_room(document, path, place)
     value, plain = _value(text, path, place)
@@ -61,6 +64,16 @@ def _apply(document: Document, setting: str) -> None:
     document.plain.difference_update(replaced)
     document.plain.update(plain)
     holder[path[-1]] = value
+
+
+def _whole_key(path: KeyPath, tree: Value) -> KeyPath:
+    """The path with a new key of a search space in one piece: `training.learning_rate`."""
+    depth = 3
+    if path[depth - 1 : depth] != (_SEARCH_SPACE,) or value_at(tree, path[: depth + 1]) is not None:
+        return path
+    has_domain = len(path) > depth + 1 and path[-1] in DomainSpec.model_fields
+    end = len(path) - has_domain
+    return (*path[:depth], dotted(path[depth:end]), *path[end:]) if end > depth else path
 
 
 def _value(text: str, path: KeyPath, place: Position) -> tuple[Value, set[KeyPath]]:
@@ -146,7 +159,8 @@ def _check_step(
     if inner is None:
         message, remedy = unknown_key(document.value, path)
         raise SpecError([problem_at(place, path, message, remedy)])
-    if has_free_keys(annotation) and key not in holder and not is_last:
+    is_new_domain = path[-2:-1] == (_SEARCH_SPACE,)
+    if has_free_keys(annotation) and key not in holder and not (is_last or is_new_domain):
         near = difflib.get_close_matches(str(key), list(holder), n=1)
         remedy = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(holder)}"
         raise SpecError([problem_at(place, path, f"there is no '{key}' in the spec", remedy)])

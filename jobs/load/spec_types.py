@@ -96,12 +96,18 @@ def has_free_keys(annotation: Any) -> bool:
     return any(get_origin(option) is dict for option in options(annotation))
 
 
-def fields_below(section: type[Spec], path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    """Every field of a section and of the sections in it, as (path to its section, name)."""
+def fields_below(
+    section: type[Spec], path: KeyPath = (), value: Value = None
+) -> Iterator[tuple[KeyPath, str]]:
+    """Every field of a section and of the sections in it, as (path to its section, name).
+
+    Of sections that are one thing or another, those that `value` does not rule out.
+    """
     for name, field in section.model_fields.items():
         yield path, name
-        for inner in sections(field.annotation):
-            yield from fields_below(inner, (*path, name))
+        below = child(value, name)
+        for inner in sections(field.annotation, below):
+            yield from fields_below(inner, (*path, name), below)
 
 
 def _fits(section: type[Spec], value: Value) -> bool:

@@ -91,7 +91,7 @@ def split_dotted(text: str, tree: Value) -> KeyPath:
     """The path that a text such as `a.b[0].c` names.
 
     Numbers are indices where `tree` has lists. A key of the tree that has dots in it, such as
-    `tuner.rank`, is found whole; in one that the tree does not have yet, write `tuner\\.rank`.
+    `tuner.rank`, is found whole.
     """
     path: list[str | int] = []
     value, rest = tree, _parts(text)
@@ -103,8 +103,7 @@ def split_dotted(text: str, tree: Value) -> KeyPath:
 
 
 def _parts(text: str) -> list[str]:
-    parts = re.split(r"(?<!\\)\.", re.sub(r"\[(\d+)\]", r".\1", text))
-    return [part.replace("\\.", ".") for part in parts]
+    return re.sub(r"\[(\d+)\]", r".\1", text).split(".")
 
 
 def _first_key(parts: list[str], value: Value) -> tuple[int, str | int]:

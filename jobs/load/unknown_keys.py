@@ -10,6 +10,7 @@ from jobs.load.tree import KeyPath, Value, child, dotted, value_at
 from jobs.spec import JobSpec
 from jobs.spec.fields import Spec
 from jobs.spec.sft import SftSpec
+from jobs.spec.sweep import SweepSpec
 
 ELSEWHERE = {
     "adapter_name_or_path": "model",
@@ -28,6 +29,7 @@ ELSEWHERE = {
     "cutoff_len": "dataset.max_length",
     "data": "dataset",
     "dataset_path": "dataset.train",
+    "direction": "mode",
     "ds_config": "training.deepspeed",
     "dtype": "training.torch_dtype",
     "dynamic_sampling": "algorithm.dynamic_sample",
@@ -59,6 +61,7 @@ ELSEWHERE = {
     "lora_target_modules": "tuner.target_modules",
     "lr": "training.learning_rate",
     "lr_scheduler": "training.lr_scheduler_type",
+    "max_concurrent": "max_concurrent_trials",
     "max_new_tokens": "rollout.max_completion_length",
     "max_prompt_length": "dataset.max_length",
     "max_response_length": "rollout.max_completion_length",
@@ -70,23 +73,29 @@ ELSEWHERE = {
     "multi_turn_scheduler": "environment",
     "n_best_to_keep": "keep.best",
     "n_samples_per_prompt": "rollout.num_generations",
+    "n_trials": "num_samples",
     "nproc_per_node": "resources.workers",
     "num_engines": "rollout.actors",
     "num_epochs": "training.num_train_epochs",
     "num_gpus": "resources.workers",
     "num_return_sequences": "rollout.num_generations",
+    "num_trials": "num_samples",
     "num_workers": "resources.workers",
     "overlong_filter": "algorithm.mask_truncated_completions",
+    "param_space": "search_space",
     "precision": "training.torch_dtype",
     "prompt_dataset": "dataset.train",
+    "pruner": "scheduler",
     "push_to_hub": "push.to",
     "quant_method": "quantize.method",
     "r": "tuner.rank",
     "response_length": "rollout.max_completion_length",
     "reward_funcs": "rewards",
     "reward_functions": "rewards",
+    "sampler": "search",
     "save_interval": "checkpoint.save_steps",
     "scheduler": "training.lr_scheduler_type",
+    "search_alg": "search",
     "split_dataset_ratio": "dataset.validation",
     "stage": "kind",
     "system_prompt": "dataset.system",
@@ -94,6 +103,7 @@ ELSEWHERE = {
     "template": "dataset.chat_template",
     "tensor_model_parallel_size": "rollout.tensor_parallel_size",
     "test_size": "dataset.validation",
+    "time_budget_s": "budget.time_s",
     "to_ollama": "ollama",
     "train_batch_size": "training.global_batch_size",
     "train_dataset": "dataset.train",
@@ -195,6 +205,7 @@ ADVICE = {
 """Names that other trainers have for what is said in another way here."""
 
 _NEAR = 0.7
+_ALL_BUT_EQUAL = 0.9
 
 
 def unknown_key(tree: Value, path: KeyPath) -> tuple[str, str]:
@@ -210,6 +221,7 @@ def nearest(word: str, choices: list[str]) -> str:
 
 def _remedy(tree: Value, path: KeyPath) -> str:
     key, holder = str(path[-1]), path[:-1]
+    stage, section = _stage_around(tree, holder)
     valid = [
         name
         for section in sections(annotation_at(tree, holder), value_at(tree, holder))
@@ -218,10 +230,17 @@ def _remedy(tree: Value, path: KeyPath) -> str:
     in_list = any(isinstance(part, int) for part in holder)
     if holder and not in_list and key in JobSpec.model_fields:
         return f"{key} belongs at the top of the file"
+    if holder[-2:-1] == ("search_space",):
+        return nearest(key, valid)
     known = _known_fields(tree, holder)
     if places := [place for place, name in known if name == key]:
         return f"{key} belongs in {places[0]}"
-    if (kinds := _kinds_with(key)) and key not in ADVICE:
+    if holder == (*stage[:2], "trial") and key in SweepSpec.model_fields:
+        return f"{key} belongs in {dotted(stage[:2])}"
+    if near := difflib.get_close_matches(key, valid, n=1, cutoff=_ALL_BUT_EQUAL):
+        return f"did you mean '{near[0]}'?"
+    is_renamed = ELSEWHERE.get(key, "").split(".")[0] in section.model_fields
+    if (kinds := _kinds_with(key)) and key not in ADVICE and not is_renamed:
         return f"{key} is for stages of kind {' or '.join(kinds)}"
     near = difflib.get_close_matches(key, valid, n=1, cutoff=_NEAR)
     if near and key not in ELSEWHERE and key not in ADVICE:
@@ -243,7 +262,7 @@ def _known_fields(tree: Value, holder: KeyPath) -> list[tuple[str, str]]:
     stage, section = _stage_around(tree, holder)
     return [
         (dotted((*stage, *path)), name)
-        for path, name in fields_below(section)
+        for path, name in fields_below(section, value=value_at(tree, stage))
         if (*stage, *path) != holder
     ]
 
@@ -253,16 +272,17 @@ def _kinds_with(key: str) -> list[str]:
     return [
         str(get_args(section.model_fields["kind"].annotation)[0])
         for section in sections(annotation_at({}, ("stages", "<name>")))
-        if key in {name for _, name in fields_below(section)}
+        if key in {name for path, name in fields_below(section) if path[:1] != ("trial",)}
     ]
 
 
 def _stage_around(tree: Value, holder: KeyPath) -> tuple[KeyPath, type[Spec]]:
-    """The stage that a place lies in; for the top of the file, the first stage."""
+    """The stage or trial that a place lies in; for the top of the file, the first stage."""
     stages = child(tree, "stages")
     name = holder[1] if len(holder) > 1 else next(iter(stages), "<name>") if stages else "<name>"
-    found = sections(annotation_at(tree, ("stages", name)), value_at(tree, ("stages", name)))
-    return ("stages", name), found[0] if found else SftSpec
+    where: KeyPath = ("stages", name, *(part for part in holder[2:3] if part == "trial"))
+    found = sections(annotation_at(tree, where), value_at(tree, where))
+    return where, found[0] if found else SftSpec
 
 
 def _renamed(tree: Value, holder: KeyPath, path: str) -> str:

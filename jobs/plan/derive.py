@@ -57,6 +57,7 @@ RULES: Mapping[str, Mapping[str, str]] = {
         "workers": "1 for built-in rewards and reward models, 4 for code and your functions",
         "scale_rewards": "group for grpo, none for rloo, batch for reinforce_plus_plus",
     },
+    "sweep": {"max_concurrent_trials": "as many as the cluster has room for"},
     "evaluate": _OF_POOL,
     "sample": {
         **_OF_POOL,

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from jobs.errors import UserError
 from jobs.load.loaded import LoadedSpec
-from jobs.load.tree import KeyPath, dotted, paths, value_at
+from jobs.load.tree import KeyPath, Position, dotted, paths, value_at
 from jobs.plan.derive import RULES, accumulation_steps
 from jobs.plan.resolve import Plan
+from jobs.plan.sweep import trial_spec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sft import SftSpec
+from jobs.spec.sweep import SweepSpec
 
 Layer = Literal["default", "spec", "set", "derived"]
 
@@ -44,17 +46,21 @@ def explain(loaded: LoadedSpec, plan: Plan, path: str) -> Explanation:
     written = loaded.spec.model_dump(mode="json")
     resolved = _resolved(loaded, plan)
     where = _checked(path, resolved)
+    if found := _searched(loaded, plan, where):
+        return found
     place = loaded.position(where)
     if place is None:
         value = value_at(resolved, where)
         is_derived = value != value_at(written, where)
-        rules = RULES.get(str(value_at(resolved, (*where[:2], "kind"))), {})
-        rule = rules.get(str(where[-1]), "follows from other values")
+        stage = where[: 3 if where[2:3] == ("trial",) and len(where) > 3 else 2]
+        rules = RULES.get(str(value_at(resolved, (*stage, "kind"))), {})
+        rule = rules.get(str(where[-1]))
         layer: Layer = "derived" if is_derived else "default"
-        return Explanation(
-            value, layer, None, None, f"derived: {rule}" if is_derived else "default"
-        )
-    origin = f"{place.file}:{place.line}" if place.line else place.file
+        text: str = layer
+        if is_derived or (value is None and rule):
+            text = f"{layer}: {rule or 'follows from other values'}"
+        return Explanation(value, layer, None, None, text)
+    origin = _origin(place)
     if env := loaded.env_paths.get(where):
         origin += f", from {env}"
     value = value_at(resolved, where)
@@ -65,11 +71,38 @@ def _resolved(loaded: LoadedSpec, plan: Plan) -> dict[str, Any]:
     """The spec in full, with the plan's values, and with the accumulation that they come to."""
     content = loaded.spec.model_dump(mode="json")
     for stage in plan.stages:
-        content["stages"][stage.name] = stage.spec.model_dump(mode="json")
-        if isinstance(stage.spec, SftSpec | GrpoSpec):
-            steps = accumulation_steps(stage.spec.training, stage.spec.resources)
-            content["stages"][stage.name]["training"]["gradient_accumulation_steps"] = steps
+        spec = stage.spec
+        fields = content["stages"][stage.name] = spec.model_dump(mode="json")
+        if isinstance(spec, SweepSpec):
+            fields["trial"] = _trained(trial_spec(spec, {}))
+        elif isinstance(spec, SftSpec | GrpoSpec):
+            content["stages"][stage.name] = _trained(spec)
     return content
+
+
+def _trained(spec: SftSpec | GrpoSpec) -> dict[str, Any]:
+    fields = spec.model_dump(mode="json")
+    steps = accumulation_steps(spec.training, spec.resources)
+    fields["training"]["gradient_accumulation_steps"] = steps
+    return fields
+
+
+def _searched(loaded: LoadedSpec, plan: Plan, where: KeyPath) -> Explanation | None:
+    """What a field of a sweep's trial is searched among; None where it is not searched."""
+    if len(where) < 4 or where[2] != "trial":
+        return None
+    spec = plan.stage(str(where[1])).spec
+    path = dotted(where[3:])
+    if not isinstance(spec, SweepSpec) or path not in spec.search_space:
+        return None
+    place = loaded.position((*where[:2], "search_space", path))
+    assert place
+    domain = spec.search_space[path].model_dump(mode="json", exclude_none=True)
+    return Explanation(domain, place.layer, place.file, place.line, f"searched: {_origin(place)}")
+
+
+def _origin(place: Position) -> str:
+    return f"{place.file}:{place.line}" if place.line else place.file
 
 
 def _checked(path: str, resolved: dict[str, Any]) -> KeyPath:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from jobs.plan.derive import accumulation_steps
 from jobs.plan.resolve import Plan, StagePlan
+from jobs.plan.sweep import trial_count, trial_spec
 from jobs.spec.algorithm import AlgorithmSpec
 from jobs.spec.dataset import PromptRowsSpec, SourceSpec
 from jobs.spec.evaluation import EvaluateSpec
@@ -16,11 +18,17 @@ from jobs.spec.job import Stage
 from jobs.spec.rollout import RolloutSpec
 from jobs.spec.sample import SampleSpec
 from jobs.spec.sft import SftSpec
+from jobs.spec.sweep import DomainSpec, SweepSpec
 from jobs.spec.training import TrainingSpec
 
 _HEADER = ("stage", "kind", "model", "workers", "batch", "learning rate", "deepspeed", "leaves")
 _MAX_MODEL = 40
 _MAX_SOURCES = 3
+_SEARCHED = "searched"
+_OF_BATCH = {
+    "training.global_batch_size", "training.per_device_train_batch_size",
+    "training.gradient_accumulation_steps", "rollout.num_generations",
+}  # fmt: skip
 
 
 def plan_text(plan: Plan, actions: Mapping[str, str]) -> str:
@@ -57,25 +65,26 @@ def _row(stage: StagePlan) -> tuple[str, ...]:
     spec = stage.spec
     model = _models(spec) if isinstance(spec, EvaluateSpec) else spec.model
     model = model if len(model) <= _MAX_MODEL else f"…{model[-_MAX_MODEL:]}"
-    if not isinstance(spec, SftSpec | GrpoSpec):
+    trained = trial_spec(spec, {}) if isinstance(spec, SweepSpec) else spec
+    if not isinstance(trained, SftSpec | GrpoSpec):
         return stage.name, spec.kind, model, "-", "-", "-", "-", stage.produces
-    training, resources = spec.training, spec.resources
+    training, resources = trained.training, trained.resources
     device = "GPU" if resources.gpus_per_worker else "CPU"
     rows, passes = training.per_device_train_batch_size, accumulation_steps(training, resources)
-    unit = "completions" if isinstance(spec, GrpoSpec) else "rows"
+    unit = "completions" if isinstance(trained, GrpoSpec) else "rows"
     batch = (
         f"{training.global_batch_size} {unit} = {rows} x {_count(passes, 'pass', 'passes')} x "
         f"{_count(resources.workers, 'worker', 'workers')}"
     )
-    rate = _rate(training)
+    searched = set(spec.search_space) if isinstance(spec, SweepSpec) else set()
     return (
         stage.name,
         spec.kind,
-        model,
+        _SEARCHED if "model" in searched else model,
         f"{resources.workers} {device}",
-        batch,
-        rate,
-        training.deepspeed,
+        _SEARCHED if searched & _OF_BATCH else batch,
+        _SEARCHED if "training.learning_rate" in searched else _rate(training),
+        _SEARCHED if "training.deepspeed" in searched else training.deepspeed,
         stage.produces,
     )
 
@@ -108,7 +117,50 @@ def _parts(spec: Stage) -> dict[str, str]:
         return _evaluate_parts(spec)
     if isinstance(spec, SampleSpec):
         return _sample_parts(spec)
+    if isinstance(spec, SweepSpec):
+        return _sweep_parts(spec)
     return _export_parts(spec) if isinstance(spec, ExportSpec) else {}
+
+
+def _sweep_parts(spec: SweepSpec) -> dict[str, str]:
+    lines = {path: _domain(domain) for path, domain in spec.search_space.items()}
+    at_once = spec.max_concurrent_trials
+    room = f"{at_once} at a time" if at_once else "as many at a time as there is room for"
+    best = "least" if spec.mode == "min" else "greatest"
+    lines["trials"] = f"{trial_count(spec)} of kind {spec.trial.kind}, {room}"
+    lines["best"] = f"the {best} {spec.metric}"
+    lines["search"] = spec.search
+    settings = spec.scheduler.model_dump(exclude={"type"})
+    lines["scheduler"] = ", ".join((spec.scheduler.type, *_settings(settings)))
+    budget = _settings(spec.budget.model_dump(exclude_none=True, exclude={"trials"}))
+    if budget:
+        lines["budget"] = ", ".join(budget)
+    ends = ["with " + _count(spec.max_failed_trials + 1, "failed trial", "failed trials")]
+    if spec.plateau:
+        ends.append(
+            f"{_count(spec.plateau.trials, 'trial', 'trials')} in a row without a better one"
+        )
+    lines["ends early"] = ", or ".join(ends)
+    return lines
+
+
+def _settings(values: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} {' or '.join(map(str, value)) if isinstance(value, tuple) else f'{value:g}'}"
+        for name, value in values.items()
+    ]
+
+
+def _domain(domain: DomainSpec) -> str:
+    values = [f"{value:g}" if isinstance(value, float) else str(value) for value in domain.values]
+    if domain.name == "choice":
+        return f"one of {', '.join(values)}"
+    if domain.name in ("grid", "zip"):
+        paired = ", paired" if domain.name == "zip" else ""
+        return f"each of {', '.join(values)}{paired}"
+    if domain.randint:
+        return f"{values[0]} to {domain.randint[1] - 1}, whole numbers"
+    return f"{values[0]} to {values[1]}, {domain.name}"
 
 
 def _sample_parts(spec: SampleSpec) -> dict[str, str]:

@@ -61,7 +61,10 @@ def _inputs(spec: SweepSpec, seed: int) -> list[Values]:
 def _of_values(loaded: LoadedSpec, stage: str, problem: Problem, values: Values) -> Problem:
     """The problem at the searched field that it comes from, where it does."""
     inner = problem.path.removeprefix(f"stages.{stage}.trial.")
-    searched = next((path for path in values if f"{inner}.".startswith(f"{path}.")), None)
+    ends = (".", "[")
+    searched = next(
+        (p for p in values if inner == p or inner.startswith(tuple(p + end for end in ends))), None
+    )
     if searched is None or problem.file != str(loaded.path):
         return problem
     place = ("stages", stage, "search_space", searched)
