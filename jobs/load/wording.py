@@ -24,6 +24,7 @@ _EXPECTED = {
     "tuple_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
 }
 _BOUNDS = {
     "greater_than": ("more than", "gt"),
@@ -40,6 +41,10 @@ _EXAMPLES = {
     "train": "train: [./data.jsonl]",
     "path": "path: ./data.jsonl",
     "rewards": "rewards: [{name: accuracy}]",
+    "trial": "trial: {kind: sft, …}",
+    "search_space": "search_space: {training.learning_rate: {loguniform: [1e-5, 1e-3]}}",
+    "metric": "metric: eval_loss",
+    "mode": "mode: min",
 }
 _PATTERNS = {
     "import_path": (
@@ -212,12 +217,16 @@ def _wrong_value(errors: list[ErrorDetails], path: KeyPath, value: Value) -> tup
 def _missing(document: Document, path: KeyPath) -> Problem:
     holder, key = path[:-1], path[-1]
     if isinstance(key, int):
+        or_text = str in options(annotation_at(document.value, holder))
         return document.problem(
             holder,
             f"the list is too short: item {key + 1} is missing",
-            "add it, or write one text instead of a list",
+            "add it, or write one text instead of a list" if or_text else "add it",
         )
     example = _EXAMPLES.get(key, f"{key}: …")
+    if isinstance(short := value_at(document.value, holder), str):
+        remedy = f"write {dotted(holder[-1:])}: {{type: {short}, {example}}}"
+        return document.problem(holder, f"{short} needs '{key}'", remedy)
     if key == "model" and value_at(document.value, (*holder, "kind")) == "merge":
         example = "model: ${stages.NAME.model}"
     where = dotted(holder) or "the top of the file"
@@ -275,11 +284,8 @@ def _named_in(text: str, document: Document, path: KeyPath) -> KeyPath:
 
 def _type_remedy(errors: list[ErrorDetails], path: KeyPath, value: Value) -> str:
     kinds = {error["type"] for error in errors}
-    if path[-2:-1] == ("search_space",):
-        short = _short(value if isinstance(value, list) else [value])
-        return f"write {{choice: {short}}}, or one of grid, zip, uniform, loguniform and randint"
-    if isinstance(value, str) and (path[-2:-1] == ("rewards",) or path[-1] == "environment"):
-        return f"write {{{'import_path' if ':' in value else 'name'}: {_short(value)}}}"
+    if remedy := _remedy_at(path, value):
+        return remedy
     if value is None:
         return "give it a value, or remove the key"
     if isinstance(value, str) and "tuple_type" in kinds:
@@ -292,13 +298,25 @@ def _type_remedy(errors: list[ErrorDetails], path: KeyPath, value: Value) -> str
         return _number_remedy(value, "8" if "int_type" in kinds else "0.05")
     if "bool_type" in kinds:
         return "write true or false"
-    if kinds <= {"dict_type", "model_type"}:
+    if kinds <= {"dict_type", "model_type", "model_attributes_type"}:
         return "write `key: value` lines below it, or {key: value}"
     if kinds == {"string_type"} and not isinstance(value, (dict, list)):
         return f'put it in quotes: "{_short(value)}"'
     if isinstance(value, float) and value.is_integer():
         return f"write {int(value)}" if abs(value) < 10**15 else "choose a smaller number"
     return f"change it to {_alternatives(errors)}"
+
+
+def _remedy_at(path: KeyPath, value: Value) -> str | None:
+    """What to write in a place where something else is often written."""
+    if path[-2:-1] == ("search_space",):
+        values = _short(value if isinstance(value, list) else [value])
+        return f"write {{choice: {values}}}, or one of grid, zip, uniform, loguniform and randint"
+    if path[-1] == "scheduler":
+        return "write a name: asha, hyperband, median, pbt or none"
+    if isinstance(value, str) and (path[-2:-1] == ("rewards",) or path[-1] == "environment"):
+        return f"write {{{'import_path' if ':' in value else 'name'}: {_short(value)}}}"
+    return None
 
 
 def _number_remedy(text: str, example: str) -> str:

@@ -65,7 +65,8 @@ def field_of(trial: TrialSpec, fields: Value, path: str) -> KeyPath:
         if inner is None:
             raise ValueError(_nothing_at(path, annotation, key))
         if isinstance(fields, list) and not (isinstance(key, int) and key < len(fields)):
-            raise ValueError(f"{holder} has {len(fields)} items, and no item {key}; count from 0")
+            last = len(fields) - 1
+            raise ValueError(f"{holder} has no item {key}; the last is {last}, counted from 0")
         if fields is None:
             raise ValueError(f"the trial has no {holder}; add it to the trial")
         if not isinstance(fields, (dict, list)):
@@ -75,11 +76,9 @@ def field_of(trial: TrialSpec, fields: Value, path: str) -> KeyPath:
             )
         annotation, fields = inner, child(fields, key)
     if all(is_section(option) for option in options(annotation)):
-        names = [f"{path}.{name}" for name in (fields or {})]
-        raise ValueError(
-            f"{path} is a section, and no value; name a field of it"
-            + (f", such as {names[-1]}" if names else "")
-        )
+        names = [name for name in (fields or {}) if not _fixed(f"{path}.{name}")]
+        example = f", such as {path}.{names[0]}" if names else ""
+        raise ValueError(f"{path} is a section, and no value; name a field of it{example}")
     return where
 
 

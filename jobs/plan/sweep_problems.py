@@ -30,6 +30,9 @@ from jobs.spec.sweep import DomainSpec, SweepSpec
 _MOST_DRAWN = 1000
 """Trials whose values are looked at together."""
 
+_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+"""What pydantic calls a number of the right type that is out of its bounds."""
+
 _NO_METRIC = "learning_rate"
 """It is logged, and says nothing of how good a trial is."""
 
@@ -69,22 +72,31 @@ def _value_problems(
 ) -> Iterator[Problem]:
     """Values of one field that are not of its type, or out of its bounds."""
     place = (*_entry(stage, path), domain.name)
-    if domain.name in ("uniform", "loguniform"):
-        low, high = domain.values
-        between = fit(spec, {path: low + (high - low) / 2.718})
-        if between.of_values and "int_type" in between.error_types:
-            remedy = f"write randint: [{low:g}, {high + 1:g}], whose last is left out, or choice"
-            yield loaded.problem(place, f"{path} takes whole numbers alone", remedy)
-            return
     candidates: list[JsonValue] = list(domain.values)
-    if domain.name == "randint":
-        candidates[1] = domain.values[1] - 1
+    if not (domain.is_listed or domain.choice):
+        low, high = domain.values
+        between = low if domain.randint else low + (high - low) / 2.718
+        found = fit(spec, {path: between})
+        if found.of_values and found.error_types.isdisjoint(_BOUNDS):
+            yield loaded.problem(place, *_other_type(found, path, domain))
+            return
+        if domain.randint:
+            candidates[1] = high - 1
     seen = set()
     for index, value in enumerate(candidates):
         for problem in fit(spec, {path: value}).of_values:
             if (problem.message, problem.remedy) not in seen:
                 seen.add((problem.message, problem.remedy))
                 yield loaded.problem((*place, index), problem.message, problem.remedy)
+
+
+def _other_type(found: Fit, path: str, domain: DomainSpec) -> tuple[str, str]:
+    if found.error_types == {"int_type"}:
+        low, high = domain.values
+        remedy = f"write randint: [{low:g}, {high + 1:g}], whose last is left out, or choice"
+        return f"{path} takes whole numbers alone", remedy
+    expected = found.of_values[0].message.partition(", got ")[0]
+    return f"{expected}, and {domain.name} draws numbers", "write choice: [...]"
 
 
 def _drawn_trials(
@@ -155,13 +167,17 @@ def _metric_problems(
         return [loaded.problem(place, message, listed)]
     if not without:
         return []
+    some = len(without) < len(trials)
+    which = f"{len(without)} of {len(trials)} trials" if some else "trials"
     if spec.metric in EVALUATED and not isinstance(spec.trial, GrpoSpec):
-        which = (
-            "trials" if len(without) == len(trials) else f"{len(without)} of {len(trials)} trials"
-        )
         message = f"{which} have no validation rows, and so no {spec.metric}"
         remedy = f"add `validation: 0.05` to stages.{stage}.trial.dataset"
+        if "dataset.validation" in spec.search_space:
+            remedy = "leave 0 out of the values of dataset.validation"
         return [loaded.problem(place, message, remedy)]
+    if some:
+        remedy = "search values with which all trials log it"
+        return [loaded.problem(place, f"{which} do not log the metric '{spec.metric}'", remedy)]
     near = nearest(spec.metric, names)
     remedy = f"{near} {listed}" if near.startswith("did you mean") else listed
     return [loaded.problem(place, f"no trial logs a metric '{spec.metric}'", remedy)]

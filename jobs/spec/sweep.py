@@ -262,13 +262,13 @@ class SweepSpec(StageSpec):
         if len(set(zipped.values())) > 1:
             sizes = ", ".join(f"{path} has {size}" for path, size in zipped.items())
             raise ValueError(
-                f"search_space: fields with zip take their values together, and {sizes}; give all "
-                "of them as many"
+                f"fields of search_space with zip take their values together, and {sizes}; give "
+                "all of them as many"
             )
         if len(zipped) == 1:
             raise ValueError(
-                f"search_space: {next(iter(zipped))} is the only field with zip, which pairs "
-                "fields; write grid"
+                f"zip pairs fields of search_space, and {next(iter(zipped))} is the only one with "
+                "it; write grid"
             )
         for path, domain in self.listed.items():
             if self.search != "random":

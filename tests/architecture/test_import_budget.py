@@ -21,6 +21,17 @@ stages:
     dataset: {train: [./rows.jsonl]}
     tuner: {type: lora, rank: 8}
     training: {learning_rate: 1e-4}
+  sweep:
+    kind: sweep
+    trial:
+      kind: sft
+      model: smollm2-135m-instruct
+      dataset: {train: [./rows.jsonl]}
+    search_space: {training.learning_rate: {loguniform: [1e-5, 1e-3]}}
+    metric: loss
+    mode: min
+    num_samples: 4
+    scheduler: asha
   check:
     kind: evaluate
     model: ${stages.sft.model}

@@ -13,7 +13,7 @@ EXAMPLES = sorted(FOLDER.glob("*.yaml"))
 
 
 def test_there_are_examples() -> None:
-    shipped = {"self-cognition", "alpaca-lora", "full-zero3", "grpo-arithmetic"}
+    shipped = {"self-cognition", "alpaca-lora", "full-zero3", "grpo-arithmetic", "sweep-lora"}
     assert shipped <= {file.stem for file in EXAMPLES}
 
 

@@ -39,3 +39,16 @@ def test_editors_accept_an_example_and_refuse_a_typo() -> None:
     example["stages"]["sft"]["training"]["learnign_rate"] = 1e-4
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(example, schema)
+
+
+@pytest.mark.parametrize("scheduler", ["asha", {"type": "asha", "grace_period": 2}])
+def test_editors_accept_a_scheduler_and_its_name_alone(scheduler: object) -> None:
+    schema = json.loads(json_schema())
+    job = yaml.safe_load((FOLDER / "examples" / "sweep-lora.yaml").read_text("utf-8"))
+    sweep = job["stages"]["sweep"]
+    sweep["search_space"] = {"tuner.rank": {"choice": [4, "a", [8]]}}
+    sweep["scheduler"] = scheduler
+    jsonschema.validate(job, schema)
+    sweep["scheduler"] = "ahsa"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(job, schema)
