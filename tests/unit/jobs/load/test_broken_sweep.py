@@ -163,9 +163,9 @@ CASES = {
         "trial.training.eval_steps is 40"),
     "pbt of one": Broken("num_samples: 9\n    scheduler: asha", PBT % 50, (4, 3),
         "num_samples is the size of pbt's population", "set it to 4 or more"),
-    "pbt of a grid": Broken(f"{RANK}\n", f"training.weight_decay: {{grid: [0, 1]}}\n    {PBT % 50}"
-        "\n    budget:\n      time_s: 9\n#", (15, 5), "those of training.weight_decay are all",
-        "write choice, or take another scheduler"),
+    "pbt of a grid": Broken(SPEC[SPEC.index(RANK) :], "training.weight_decay: {grid: [0, 1]}\n"
+        f"    {METRIC}\n    mode: min\n    num_samples: 9\n    {PBT % 50}\n", (18, 5),
+        "those of training.weight_decay are all", "write choice, or take another scheduler"),
     "pbt and optuna": Broken(SCHEDULER, f"search: optuna\n    {PBT % 50}", (18, 13),
         "search optuna chooses values for trials that start", "set search to random"),
     "grid and optuna": Broken(f"{RANK}\n", "tuner.rank: {grid: [8, 16]}\n    search: optuna\n",
