@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from random import Random
 from typing import Any
 
@@ -119,7 +118,7 @@ def _resolved(stage: object) -> TrialSpec:
 
 def trial_count(spec: SweepSpec) -> int:
     """How many trials there are at most: every combination of the lists, `num_samples` times."""
-    count = len(_combinations(spec.listed)) * spec.num_samples
+    count = math.prod(map(len, _lists(spec))) * spec.num_samples
     return min(count, spec.budget.trials or count)
 
 
@@ -131,27 +130,28 @@ def drawn(spec: SweepSpec, seed: int, index: int) -> dict[str, JsonValue]:
         seed: the job's seed.
         index: the trial's number, from 0. The combinations of `grid` and `zip` take turns.
     """
-    combinations = _combinations(spec.listed)
-    listed = combinations[index % len(combinations)]
+    listed: dict[str, JsonValue] = {}
+    rest = index
+    for values in reversed(_lists(spec)):
+        rest, place = divmod(rest, len(values))
+        listed |= values[place]
     return {
         path: listed[path] if domain.is_listed else _draw(domain, Random(f"{seed}/{index}/{path}"))
         for path, domain in spec.search_space.items()
     }
 
 
-def _combinations(listed: Mapping[str, DomainSpec]) -> list[dict[str, JsonValue]]:
-    """Every combination of the values that are all tried; an empty one where there are none."""
-    axes: list[list[dict[str, JsonValue]]] = [
+def _lists(spec: SweepSpec) -> list[list[dict[str, JsonValue]]]:
+    """The lists whose values are all combined: each grid, and the values that zip pairs."""
+    lists: list[list[dict[str, JsonValue]]] = [
         [{path: value} for value in domain.values]
-        for path, domain in listed.items()
-        if domain.name == "grid"
+        for path, domain in spec.search_space.items()
+        if domain.grid
     ]
-    if zipped := {path: domain.values for path, domain in listed.items() if domain.name == "zip"}:
+    if zipped := {path: domain.zip for path, domain in spec.search_space.items() if domain.zip}:
         rows = zip(*zipped.values(), strict=True)
-        axes.append([dict(zip(zipped, row, strict=True)) for row in rows])
-    return [
-        {path: value for part in parts for path, value in part.items()} for parts in product(*axes)
-    ]
+        lists.append([dict(zip(zipped, row, strict=True)) for row in rows])
+    return lists
 
 
 def _draw(domain: DomainSpec, random: Random) -> JsonValue:
@@ -206,9 +206,12 @@ def _grpo_metrics(spec: GrpoSpec) -> Iterator[str]:
 def values_text(values: Values, paths: Iterable[str] | None = None) -> str:
     """Values in words: `training.learning_rate 0.0001 and tuner.rank 8`."""
     chosen: Sequence[str] = list(values if paths is None else paths)
-    *first, last = [f"{path} {_short(values[path])}" for path in chosen]
+    *first, last = [f"{path} {value_text(values[path])}" for path in chosen]
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _short(value: Value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def value_text(value: Value) -> str:
+    """A value as it is written in a spec, with few digits."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

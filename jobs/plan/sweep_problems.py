@@ -12,7 +12,7 @@ from jobs.errors import Problem
 from jobs.load.loaded import LoadedSpec
 from jobs.load.tree import KeyPath
 from jobs.load.unknown_keys import nearest
-from jobs.plan.search_paths import path_complaint
+from jobs.plan.search_paths import field_of, path_complaint
 from jobs.plan.sweep import (
     EVALUATED,
     Fit,
@@ -53,6 +53,7 @@ def _problems(loaded: LoadedSpec, stage: str, spec: SweepSpec) -> list[Problem]:
     for path in spec.search_space:
         if complaint := path_complaint(spec, stage, path):
             problems.append(loaded.problem(_entry(stage, path), *complaint, at_key=True))
+    problems = problems or list(_nested_problems(loaded, stage, spec))
     if problems:
         return problems + _metric_problems(loaded, stage, spec, [spec.trial])
     for path, domain in spec.search_space.items():
@@ -67,6 +68,17 @@ def _entry(stage: str, path: str) -> KeyPath:
     return ("stages", stage, "search_space", path)
 
 
+def _nested_problems(loaded: LoadedSpec, stage: str, spec: SweepSpec) -> Iterator[Problem]:
+    """Fields that are searched twice, or within a value that is searched itself."""
+    fields = spec.trial.model_dump(mode="json")
+    places = {path: field_of(spec.trial, fields, path) for path in spec.search_space}
+    for path, place in places.items():
+        for other, outer in places.items():
+            if other != path and place[: len(outer)] == outer:
+                message = f"{path} is part of {other}, which is searched too"
+                yield loaded.problem(_entry(stage, path), message, "keep one", at_key=True)
+
+
 def _value_problems(
     loaded: LoadedSpec, stage: str, spec: SweepSpec, path: str, domain: DomainSpec
 ) -> Iterator[Problem]:
@@ -75,7 +87,7 @@ def _value_problems(
     candidates: list[JsonValue] = list(domain.values)
     if not (domain.is_listed or domain.choice):
         low, high = domain.values
-        between = low if domain.randint else low + (high - low) / 2.718
+        between = low if domain.randint else (low + high) / 2
         found = fit(spec, {path: between})
         if found.of_values and found.error_types.isdisjoint(_BOUNDS):
             yield loaded.problem(place, *_other_type(found, path, domain))

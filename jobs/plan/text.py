@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.plan.derive import accumulation_steps
 from jobs.plan.resolve import Plan, StagePlan
-from jobs.plan.sweep import trial_count, trial_spec
+from jobs.plan.sweep import trial_count, trial_spec, value_text
 from jobs.spec.algorithm import AlgorithmSpec
 from jobs.spec.dataset import PromptRowsSpec, SourceSpec
 from jobs.spec.evaluation import EvaluateSpec
@@ -152,7 +152,7 @@ def _settings(values: Mapping[str, Any]) -> list[str]:
 
 
 def _domain(domain: DomainSpec) -> str:
-    values = [f"{value:g}" if isinstance(value, float) else str(value) for value in domain.values]
+    values = [value_text(value) for value in domain.values]
     if domain.name == "choice":
         return f"one of {', '.join(values)}"
     if domain.name in ("grid", "zip"):

@@ -70,6 +70,9 @@ CASES = {
         "dataset.train[0] is a single value", "write it as a mapping there, with sample in it"),
     "in a list": Broken(RANK, "dataset.train[0]: {choice: [a, 20]}", (14, 38),
         "expected text or a mapping, got 20"),
+    "value within another": Broken(RANK, "dataset.train: {choice: [[a]]}\n      "
+        "dataset.train[0]: {choice: [b]}", (15, 7),
+        "dataset.train[0] is part of dataset.train, which is searched too", "keep one"),
     "artifact's kind": Broken(RANK, "tuner.type: {choice: [lora, full]}", (14, 7),
         "tuner.type can't be searched: all trials leave the same kind", "a sweep for each"),
     "kind": Broken(RANK, "kind: {choice: [sft, grpo]}", (14, 7), "kind can't be searched"),
@@ -194,6 +197,8 @@ CASES = {
         "unknown kind 'merge'; there are sft, grpo"),
     "kind of the trial missing": Broken("      kind: sft\n", "", (6, 5),
         "missing key 'kind'", "add `kind: sft` or `kind: grpo`"),
+    "secret in the trial": Broken(MODEL, f"{MODEL}      hub_token: abcdef\n", (9, 18),
+        "this looks like a secret", "write ${secret:NAME}"),
     "the sweep's own model": Broken("model: m", "model: ${stages.sweep.model}", (8, 14),
         "the stage 'sweep' refers to itself"),
     "reference among choices": Broken(RANK, 'model: {choice: ["${stages.sft.model}"]}', (14, 24),

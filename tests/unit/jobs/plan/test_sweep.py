@@ -143,6 +143,15 @@ def test_every_combination_of_lists_is_tried_so_many_times(tmp_path: Path) -> No
     assert trial_count(budgeted) == 10
 
 
+def test_large_grids_are_not_written_out(tmp_path: Path) -> None:
+    values = ", ".join(str(number / 400) for number in range(200))
+    names = ("weight_decay", "adam_beta1", "adam_beta2")
+    space = ", ".join(f"training.{name}: {{grid: [{values}]}}" for name in names)
+    spec = _sweep(tmp_path, _stages(space=space))
+    assert trial_count(spec) == 6 * 200**3
+    assert drawn(spec, 0, 200**3 - 1) == {f"training.{name}": 199 / 400 for name in names}
+
+
 def test_a_scheduler_may_be_its_name_alone(tmp_path: Path) -> None:
     by_name = _sweep(tmp_path, _stages(more=", scheduler: asha"))
     assert by_name.scheduler == AshaSpec()
@@ -181,7 +190,7 @@ def test_trials_must_have_as_many_processes_as_is_written(tmp_path: Path) -> Non
 def test_what_a_trial_takes_are_edges_of_the_sweep(tmp_path: Path) -> None:
     rows = '["${stages.rows.dataset}#5"]'
     trial = f"{{kind: grpo, model: '${{stages.sft.model}}', dataset: {{train: {rows}}}, rewards: "
-    trial += "[{name: format}, {model: '${stages.sft.model}'}]}"
+    trial += "[{name: format}, {model: '${stages.sft.model}'}], hub_token: '${secret:TOKEN}'}"
     sample = "  rows: {kind: sample, model: '${stages.sft.model}', dataset: {prompts: [x]}}\n"
     merge = "  merge: {kind: merge, model: '${stages.sweep.model}'}\n"
     plan = _plan(tmp_path, FULL + sample + _stages(trial, RATE) + merge)

@@ -56,7 +56,7 @@ def test_rows_that_are_searched_are_all_looked_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        ("dataset.train: {grid: [[a.jsonl], [nope]]}", "with dataset.train ['nope']: no dataset"),
+        ("dataset.train: {grid: [[a.jsonl], [nope]]}", 'with dataset.train ["nope"]: no dataset'),
         ("model: {grid: [smollm2-135m-instruct, ./nope]}", "with model ./nope: "),
         ("'dataset.train[0]': {choice: [a.jsonl, nope]}", "with dataset.train[0] nope: no dataset"),
     ],
