@@ -37,12 +37,13 @@ from jobs.record import (
 from jobs.state import FailureClass, RunState, StageState
 from jobs.view.terminal import View
 from storage.commit import read_committed
-from storage.layout import AttemptLayout, Layout
+from storage.layout import Layout
 from storage.manifest import Owner
 from workloads import WORKLOADS, load_function
 from workloads.check import Checked
 from workloads.context import Cluster, StageContext, StageResult
 from workloads.failures import classify
+from workloads.process_log import log_file
 
 _POLL_S = 0.2
 _FIRST_BACKOFF_S = 1.0
@@ -240,7 +241,7 @@ class Controller:
                 log.error("".join(traceback.format_exception(error)))
                 outcomes.append(error)
 
-        with _log_file(context.attempt):
+        with log_file(context.attempt):
             thread = threading.Thread(target=target, name=context.stage.name, daemon=True)
             thread.start()
             asked = 0
@@ -295,20 +296,3 @@ class Controller:
 
         for number in _SIGNALS:
             signal.signal(number, count)
-
-
-@contextmanager
-def _log_file(attempt: AttemptLayout) -> Iterator[None]:
-    """Sends what is logged in this process to the attempt's log."""
-    handler = logging.FileHandler(attempt.driver_log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(handler)
-        handler.close()

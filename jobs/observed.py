@@ -54,6 +54,8 @@ class Progress(_Recorded):
     """The mean reward, where there are rewards."""
     tokens_per_second: float | None = None
     remaining_s: float | None = None
+    table: tuple[tuple[str, ...], ...] = ()
+    """Rows of text that say more, the first of them the names of the columns."""
     updated_at: str | None = None
 
     @property

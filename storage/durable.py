@@ -1,6 +1,7 @@
-"""Files that survive a crash: written whole or not at all, and flushed to the disk."""
+"""Files that survive a crash: written whole or not at all, and flushed to the disk; and locks."""
 
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -49,6 +50,18 @@ def create_exclusive(path: Path, data: bytes) -> bool:
             ) from error
     fsync_folder(path.parent)
     return True
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock of the file `path`, which is made where it is missing, for the block.
+
+    Processes that want it wait for one another. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def fsync_file(path: Path) -> None:

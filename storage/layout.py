@@ -13,6 +13,8 @@
       stages/<stage>/models/<model>/{data/, answers/}   (data: commit protocol)
       stages/<stage>/stop_request
       stages/<stage>/updates/             (of a service)
+      stages/<stage>/{trials.jsonl, trials.csv, best.yaml, shared/, trials/}   (of a sweep)
+      stages/<stage>/trials/trial_<index>/{artifact/, order, takeover.json, and what a stage has}
       artifacts/<stage>/                  (commit protocol)
 
 Nothing here creates or changes a file.
@@ -160,6 +162,30 @@ class StageLayout:
         """A file whose presence asks the stage to commit a checkpoint and end."""
         return self.folder / "stop_request"
 
+    @property
+    def trials_jsonl(self) -> Path:
+        """One JSON object for each thing that happened in a sweep."""
+        return self.folder / "trials.jsonl"
+
+    @property
+    def trials_csv(self) -> Path:
+        """The table of a sweep's trials."""
+        return self.folder / "trials.csv"
+
+    @property
+    def best_spec(self) -> Path:
+        """A sweep's best trial as a job of its own."""
+        return self.folder / "best.yaml"
+
+    @property
+    def shared_data(self) -> Path:
+        """The folder of the tokenized data sets that trials share."""
+        return self.folder / "shared"
+
+    def trial(self, index: int) -> "TrialLayout":
+        """The folder of a sweep's trial, numbered from 0."""
+        return TrialLayout(self.folder / "trials" / f"trial_{index:04d}")
+
     def model(self, name: str) -> AnswersLayout:
         """The folder of a model that the stage asks. Raises UserError for a bad name."""
         return AnswersLayout(self.folder / "models" / check_name(name, "model name"))
@@ -184,6 +210,26 @@ class StageLayout:
             if match is not None:
                 found.append((int(match.group(1)), folder))
         return [folder for _, folder in sorted(found)]
+
+
+@dataclass(frozen=True)
+class TrialLayout(StageLayout):
+    """The folder of one trial of a sweep: what a stage of its kind has, and more."""
+
+    @property
+    def artifact(self) -> Path:
+        """The folder of the model that the trial leaves."""
+        return self.folder / "artifact"
+
+    @property
+    def order(self) -> Path:
+        """Why the trial is asked to end before its time."""
+        return self.folder / "order"
+
+    @property
+    def takeover(self) -> Path:
+        """The trial whose checkpoint this one goes on from."""
+        return self.folder / "takeover.json"
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.plan.resolve import StagePlan
 from storage.layout import AttemptLayout, StageLayout
 from storage.manifest import Owner
+
+if TYPE_CHECKING:
+    from workloads.train.crew import Crew
 
 
 class Cluster(Protocol):
@@ -38,6 +41,18 @@ class Events(Protocol):
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What the trials of a sweep have in common."""
+
+    crew: Crew
+    """Workers that stay from one trial to the next."""
+    data: Path
+    """The folder of tokenized data sets, a folder to each."""
+    owner: Owner
+    """Who writes these."""
+
+
+@dataclass(frozen=True)
 class StageContext:
     """One attempt at one stage."""
 
@@ -57,6 +72,8 @@ class StageContext:
     event: Events
     note: Callable[[str], None]
     """Tells the person who watches."""
+    shared: Shared | None = None
+    """Set where the stage is a trial of a sweep."""
 
 
 @dataclass(frozen=True)

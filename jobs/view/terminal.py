@@ -167,6 +167,8 @@ class LiveView:
             progress = self._progress.get(stage.name)
             if progress and stage.state is StageState.RUNNING:
                 node.add(_bar(progress))
+                if progress.table:
+                    node.add(table_of(progress.table))
         return tree
 
 
@@ -201,6 +203,18 @@ def _worth_a_line(then: float, old: Progress, now: float, new: Progress) -> bool
 def _tenths(progress: Progress) -> int:
     # In whole numbers: 0.3 - 0.2 is less than 0.1 to a float.
     return (progress.step or 0) * 10 // progress.max_steps if progress.max_steps else 0
+
+
+def table_of(rows: Sequence[Sequence[str]]) -> RenderableType:
+    """A table for the terminal; the first row names the columns."""
+    from rich import box
+    from rich.table import Table
+
+    header, *body = rows
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in body:
+        table.add_row(*row)
+    return table
 
 
 def _bar(progress: Progress) -> RenderableType:

@@ -181,7 +181,11 @@ def _coordinator(context: StageContext, task: RolloutTask) -> Iterator[tuple[Any
     """The coordinator, which has begun to start the engines, and the canary's tokens."""
     import ray
 
-    actor = ray.remote(Coordinator).options(num_cpus=0, max_concurrency=1000).remote(task)
+    # Its engines would otherwise go where a trial of a sweep is, which has no cores.
+    coordinator = ray.remote(Coordinator).options(
+        num_cpus=0, max_concurrency=1000, scheduling_strategy="DEFAULT"
+    )
+    actor = coordinator.remote(task)
     try:
         yield actor, ray.get(actor.start.remote())
     finally:

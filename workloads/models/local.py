@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from jobs.spec.fields import SECRET
 from storage.commit import begin, commit, read_committed
+from storage.durable import locked
 from storage.manifest import Owner
 from workloads.models.resolve import BUNDLED, ModelSource
 
@@ -48,19 +46,11 @@ def cache_folder() -> Path:
     return Path(root) / "raysmith" / "models"
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _convert(name: str) -> str:
     bundled = BUNDLED[name]
     release = version(bundled.distribution)
     folder = cache_folder() / f"{name}-{release}"
-    with _lock(folder.with_name(f"{folder.name}.lock")):
+    with locked(folder.with_name(f"{folder.name}.lock")):
         if not read_committed(folder):
             log.info("converting the bundled model %s, once", name)
             owner = Owner(run_id="cache", stage=name, key=release, attempt=1)

@@ -29,7 +29,9 @@ def model_folder(source: ModelSource, hub_token: str | None) -> str:
     """The model's folder on this machine. In a task, so that libraries are not imported here."""
     import ray
 
-    folder: str = ray.get(ray.remote(localize).remote(source, hub_token))
+    # A trial of a sweep has no cores in its own place, where its tasks would go by themselves.
+    task = ray.remote(localize).options(scheduling_strategy="DEFAULT")
+    folder: str = ray.get(task.remote(source, hub_token))
     return folder
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jobs.observed import write_phase
 from jobs.spec.sft import SftSpec
+from storage.durable import locked
 from workloads.context import StageContext, StageResult
 from workloads.data.prepare import Prepared, prepare
 from workloads.data.stream import dataset, segments, steps_per_epoch
@@ -20,6 +23,9 @@ from workloads.train.stage import (
     with_template_found,
 )
 from workloads.train.worker import WorkerTask, train_worker
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 
 def run(context: StageContext) -> StageResult:
@@ -37,30 +43,40 @@ def run(context: StageContext) -> StageResult:
     model = start_model(context, spec)
     tell = partial(write_phase, context.attempt.progress_json)
     tell("reading and tokenizing the data")
-    prepared = prepare(
-        spec.dataset,
-        context.base_folders,
-        model.folder,
-        context.seed,
-        context.layout.data,
-        context.owner,
-    )
+    data = _data_folder(context, spec, model)
+    with locked(data.with_name(f"{data.name}.lock")):
+        prepared = prepare(
+            spec.dataset,
+            context.base_folders,
+            model.folder,
+            context.seed,
+            data,
+            context.shared.owner if context.shared else context.owner,
+        )
     context.note(prepared.summary())
     timings["data"], clock = time.monotonic() - clock, time.monotonic()
     task = _task(context, spec, model, prepared)
     tell("starting the workers")
     context.attempt.args_json.write_text(spec.model_dump_json(indent=2))
-    result = _train(context, task, prepared)
+    result = _train(context, task, prepared, data)
     timings |= result["timings"]
     context.event("trained", finished=result["finished"], first_step_at=result["first_step_at"])
     timings["training_workers"] = time.monotonic() - clock
-    if context.attempt.logging_jsonl.exists():
+    if context.attempt.logging_jsonl.exists() and not context.shared:
         from workloads.train.plots import draw
 
         draw(context.attempt.logging_jsonl, context.attempt.images)
     if result["finished"]:
         publish(context, task.max_steps, model)
     return StageResult(result["finished"], timings)
+
+
+def _data_folder(context: StageContext, spec: SftSpec, model: StartModel) -> Path:
+    """Where the tokenized rows lie; trials that train on the same ones share them."""
+    if not context.shared:
+        return context.layout.data
+    content = f"{model.folder}\0{spec.dataset.model_dump_json()}"
+    return context.shared.data / hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _task(
@@ -91,18 +107,20 @@ def _task(
     )
 
 
-def _train(context: StageContext, task: WorkerTask, prepared: Prepared) -> dict[str, Any]:
+def _train(
+    context: StageContext, task: WorkerTask, prepared: Prepared, data: Path
+) -> dict[str, Any]:
     if task.first_step >= task.max_steps:
         return {"finished": True, "timings": {}, "first_step_at": None}
-    return fit(context, train_worker, task, partial(_datasets, context, task, prepared))
+    return fit(context, train_worker, task, partial(_datasets, context.seed, task, prepared, data))
 
 
-def _datasets(context: StageContext, task: WorkerTask, prepared: Prepared) -> dict[str, Any]:
-    spec, folder = task.spec, context.layout.data
+def _datasets(seed: int, task: WorkerTask, prepared: Prepared, folder: Path) -> dict[str, Dataset]:
+    spec = task.spec
     assert isinstance(spec, SftSpec)
     workers = spec.resources.workers
-    seed = context.seed if spec.dataset.shuffle else None
-    stream = segments(prepared.train, seed, task.global_batch, task.first_step, task.max_steps)
+    order = seed if spec.dataset.shuffle else None
+    stream = segments(prepared.train, order, task.global_batch, task.first_step, task.max_steps)
     datasets = {"train": dataset(list(stream), folder, task.global_batch // workers)}
     if prepared.validation:
         size = spec.training.per_device_eval_batch_size or 1

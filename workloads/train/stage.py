@@ -9,10 +9,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobs.errors import RaysmithError
 from jobs.observed import write_phase
@@ -24,8 +25,12 @@ from workloads.data.sources import found_template
 from workloads.failures import LOST_CONNECTION, root
 from workloads.models.resolve import ModelSource
 from workloads.models.taken import model_folder, taken_model
+from workloads.train.crew import Order, WorkerFunction, shards
 from workloads.train.environment import worker_environment
 from workloads.train.setup import TrainTask
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 _ONLY_IN_CHECKPOINTS = ("optimizer-", "rng-", "trainer_state", "reference.", "ledger.", "_")
 """Beginnings of file names that an artifact leaves out."""
@@ -69,7 +74,7 @@ def newest_checkpoint(context: StageContext) -> Newest | None:
 
 def fit(
     context: StageContext,
-    worker: Callable[[dict[str, Any]], dict[str, Any]],
+    worker: WorkerFunction,
     task: TrainTask,
     datasets: Callable[[], Mapping[str, Any]] = dict,
     gpu_share: float = 1.0,
@@ -79,15 +84,37 @@ def fit(
     Raises:
         RaysmithError: if a worker failed; the cause is the worker's error.
     """
+    from ray.train import WorkerGroupError
+
+    make = partial(_trainer, context, task, gpu_share)
+    scratch = context.attempt.folder / "ray_train"
+    try:
+        if context.shared:
+            parts = shards(datasets(), task.spec.resources.workers)
+            return context.shared.crew.train(make, Order(worker, task, parts))
+        result = make(worker, {"task": task}, scratch, dict(datasets())).fit()
+    except WorkerGroupError as error:
+        rank, cause = first_failure(error.worker_failures)
+        raise RaysmithError(f"training worker {rank} failed: {_described(cause)}") from cause
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    outcome: dict[str, Any] = result.return_value
+    return outcome
+
+
+def _trainer(
+    context: StageContext, task: TrainTask, gpu_share: float, function: WorkerFunction,
+    config: dict[str, Any], scratch: Path, datasets: Mapping[str, Any] | None = None,
+) -> TorchTrainer:  # fmt: skip
+    """A run of Ray Train that calls `function(config)` on each of the stage's workers."""
     from ray.data import ExecutionOptions
-    from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources, gpu = task.spec.resources, task.spec.resources.gpus_per_worker > 0
-    scratch = context.attempt.folder / "ray_train"
-    trainer = TorchTrainer(
-        worker,
-        train_loop_config={"task": task},
+    return TorchTrainer(
+        function,
+        train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
@@ -100,18 +127,9 @@ def fit(
             failure_config=FailureConfig(max_failures=0),
             worker_runtime_env={"env_vars": worker_environment(task.threads, gpu=gpu)},
         ),
-        datasets=dict(datasets()),
+        datasets=dict(datasets or {}),
         dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
     )
-    try:
-        result = trainer.fit()
-    except WorkerGroupError as error:
-        rank, cause = first_failure(error.worker_failures)
-        raise RaysmithError(f"training worker {rank} failed: {_described(cause)}") from cause
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    outcome: dict[str, Any] = result.return_value
-    return outcome
 
 
 def first_failure(failures: Mapping[int, Exception]) -> tuple[int, BaseException]:

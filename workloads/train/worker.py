@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import RaysmithError
@@ -13,6 +14,8 @@ from jobs.spec.sft import SftSpec
 from workloads.train.setup import Timer, TrainTask, log_to, save_checkpoint, set_up, tell
 
 if TYPE_CHECKING:
+    from ray.data import DataIterator
+
     from workloads.train.batches import Row
 
 
@@ -26,13 +29,15 @@ class WorkerTask(TrainTask):
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """The function that Ray Train runs; `config["task"]` is a `WorkerTask`.
 
+    `config["shards"]` has this worker's rows by the dataset's name; without it, Ray Train has them.
     Returns whether training came to its end, and the seconds that the parts of set-up took.
     """
     task: WorkerTask = config["task"]
     assert isinstance(task.spec, SftSpec)
     timer = Timer()
     log_to(task)
-    rows = _begin(_train_rows(task))
+    shard = config["shards"].__getitem__ if "shards" in config else _shard_of_train
+    rows = _begin(_train_rows(task, shard("train")))
     ready = set_up(task, timer)
     # Imports torch, which `set_up` does after it has told so.
     from workloads.train.loop import Trainer
@@ -49,25 +54,30 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         monitor=ready.monitor,
         stop_request=task.layout.stop_request,
         save=lambda step: save_checkpoint(task, ready, step),
-        validation=_validation_rows if task.has_validation else None,
+        validation=partial(_validation_rows, shard) if task.has_validation else None,
     )
     tell(task, "waiting for the first rows")
     finished = trainer.train(_first_marked(timer, rows), task.first_step)
     if ready.monitor:
         ready.monitor.close()
+    ready.engine.destroy()
     return {"finished": finished, "timings": timer.seconds, "first_step_at": timer.first_step_at}
 
 
-def _train_rows(task: WorkerTask) -> Iterator[list[Row]]:
+def _shard_of_train(name: str) -> DataIterator:
+    from ray.train import get_dataset_shard
+
+    return get_dataset_shard(name)
+
+
+def _train_rows(task: WorkerTask, shard: DataIterator) -> Iterator[list[Row]]:
     """This worker's rows, step by step, checked to be those of the step."""
-    from ray.train import get_context, get_dataset_shard
+    from ray.train import get_context
 
     from workloads.train.batches import rows_of
 
     size = task.global_batch // get_context().get_world_size()
-    tables = get_dataset_shard("train").iter_batches(
-        batch_size=size, batch_format="pyarrow", prefetch_batches=2
-    )
+    tables = shard.iter_batches(batch_size=size, batch_format="pyarrow", prefetch_batches=2)
     for step, table in enumerate(tables, start=task.first_step):
         rows = rows_of(table)
         start = step * task.global_batch
@@ -93,12 +103,10 @@ def _begin(rows: Iterator[list[Row]]) -> Iterator[list[Row]]:
     return generate()
 
 
-def _validation_rows() -> Iterator[Sequence[Row]]:
-    from ray.train import get_dataset_shard
-
+def _validation_rows(shard: Callable[[str], DataIterator]) -> Iterator[Sequence[Row]]:
     from workloads.train.batches import rows_of
 
-    batches = get_dataset_shard("validation").iter_batches(batch_size=None, batch_format="pyarrow")
+    batches = shard("validation").iter_batches(batch_size=None, batch_format="pyarrow")
     for table in batches:
         yield rows_of(table)
 
