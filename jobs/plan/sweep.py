@@ -136,7 +136,7 @@ def drawn(spec: SweepSpec, seed: int, index: int) -> dict[str, JsonValue]:
         rest, place = divmod(rest, len(values))
         listed |= values[place]
     return {
-        path: listed[path] if domain.is_listed else _draw(domain, Random(f"{seed}/{index}/{path}"))
+        path: listed[path] if domain.is_listed else _draw(domain, Random(f"{seed}/{path}/{index}"))
         for path, domain in spec.search_space.items()
     }
 
