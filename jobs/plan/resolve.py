@@ -57,6 +57,8 @@ _NOT_IN_KEY_OF = {
 """What only observes a part of the stage, guards it, or says where it runs: the weights come out
 the same."""
 
+_REPORTS = ("logging_steps", "eval_steps")
+
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -180,7 +182,10 @@ def _key_fields(stage: StagePlan) -> dict[str, Any]:
     fields = stage.spec.model_dump(mode="json")
     _prune(fields)
     if isinstance(stage.spec, SweepSpec):
+        # When trials report decides which of them go on.
+        reports = {name: fields["trial"]["training"][name] for name in _REPORTS}
         _prune(fields["trial"])
+        fields["trial"]["training"] |= reports
     # Another stage's artifact counts by its digest: renaming that stage changes nothing.
     for field in stage.inputs:
         path = split_dotted(field, fields)

@@ -3,16 +3,17 @@
 The order is a function of (rows on disk, seed, epoch) alone: the buckets of an epoch are permuted,
 and the rows within each. An epoch is filled up with empty rows to whole global batches, so that
 the rows of step s are exactly those at positions s*G to (s+1)*G - 1, for any number of workers and
-from whichever step a run goes on. Ray Data cuts the stream into blocks of G / workers rows, which
-go to the workers in turn.
+from whichever step a run goes on. The stream is cut into blocks of G / workers rows, which go to
+the workers in turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -74,20 +75,75 @@ def _epoch(
     yield Segment(position, None, 0, filling, None)
 
 
-def dataset(stream: Sequence[Segment], folder: Path, rows_per_block: int) -> Dataset:
-    """The stream as a Ray dataset with the columns `position`, `input_ids` and `learned`."""
-    import ray.data
+class Rows(Protocol):
+    """A worker's rows, as Ray's `DataIterator` gives them."""
 
-    numbers = ray.data.range(len(stream), override_num_blocks=len(stream))
-    loaded = numbers.map_batches(_load, batch_size=1, fn_args=(stream, str(folder)))
-    return loaded.repartition(target_num_rows_per_block=rows_per_block, strict=True)
+    def iter_batches(self, **options: Any) -> Iterable[pyarrow.Table]:
+        """Tables with the columns `position`, `input_ids` and `learned`."""
+        ...
 
 
-def _load(batch: dict[str, np.ndarray], stream: Sequence[Segment], folder: str) -> pyarrow.Table:
+@dataclass(frozen=True)
+class Stream:
+    """Rows in their order, to be shared out to workers in blocks of a size, in turn."""
+
+    segments: tuple[Segment, ...]
+    folder: Path
+    rows_per_block: int
+
+    def dataset(self) -> Dataset:
+        """The stream as a Ray dataset, which Ray Train shares out."""
+        import ray.data
+
+        count = len(self.segments)
+        numbers = ray.data.range(count, override_num_blocks=count)
+        arguments = (self.segments, self.folder)
+        loaded = numbers.map_batches(_load_numbered, batch_size=1, fn_args=arguments)
+        return loaded.repartition(target_num_rows_per_block=self.rows_per_block, strict=True)
+
+    def part(self, rank: int, workers: int) -> Part:
+        """What one of the workers gets, which reads it from the disk by itself."""
+        return Part(self, rank, workers)
+
+    def blocks(self) -> Iterator[pyarrow.Table]:
+        """All blocks; the last one may have fewer rows."""
+        import pyarrow
+
+        held: pyarrow.Table | None = None
+        for segment in self.segments:
+            table = _load(segment, self.folder)
+            held = pyarrow.concat_tables([held, table]) if held else table
+            whole = held.num_rows // self.rows_per_block * self.rows_per_block
+            for start in range(0, whole, self.rows_per_block):
+                yield held.slice(start, self.rows_per_block)
+            held = held.slice(whole)
+        if held:
+            yield held
+
+
+@dataclass(frozen=True)
+class Part:
+    """One worker's blocks of a stream: the one of its rank, and those so many workers on."""
+
+    stream: Stream
+    rank: int
+    workers: int
+
+    def iter_batches(self, **options: Any) -> Iterator[pyarrow.Table]:  # noqa: ARG002
+        """The blocks of this worker, whichever size of batch is asked for: it is theirs."""
+        return islice(self.stream.blocks(), self.rank, None, self.workers)
+
+
+def _load_numbered(
+    batch: dict[str, np.ndarray], segments: Sequence[Segment], folder: Path
+) -> pyarrow.Table:
+    return _load(segments[batch["id"][0]], folder)
+
+
+def _load(segment: Segment, folder: Path) -> pyarrow.Table:
     import pyarrow
 
-    segment = stream[batch["id"][0]]
-    table = _rows(segment, Path(folder))
+    table = _rows(segment, folder)
     positions = pyarrow.array(range(segment.position, segment.position + table.num_rows))
     return table.append_column("position", positions)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from workloads.models.local import localize
@@ -27,6 +28,13 @@ def taken_model(context: StageContext, field: str, reference: str) -> ModelSourc
 
 def model_folder(source: ModelSource, hub_token: str | None) -> str:
     """The model's folder on this machine. In a task, so that libraries are not imported here."""
+    if source.kind == "folder":
+        return source.name
+    return _fetched(source, hub_token)
+
+
+@cache
+def _fetched(source: ModelSource, hub_token: str | None) -> str:
     import ray
 
     # A trial of a sweep has no cores in its own place, where its tasks would go by themselves.

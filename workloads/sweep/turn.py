@@ -174,6 +174,7 @@ class Turn:
             self._expected = metric_names(context.stage.spec)
             self._follow(context)
             result: StageResult = load_function(WORKLOADS[context.stage.kind].run)(context)
+            context.event("timings", seconds=dict(result.timings))
             if self._missing:
                 raise self._missing
             if result.finished:

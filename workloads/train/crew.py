@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,9 +19,9 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ray.data import Dataset
     from ray.train.torch import TorchTrainer
 
+    from workloads.data.stream import Stream
     from workloads.train.setup import TrainTask
 
 WorkerFunction = Callable[[dict[str, Any]], Any]
@@ -36,8 +36,8 @@ class Order:
 
     worker: WorkerFunction
     task: TrainTask
-    shards: Sequence[Mapping[str, Any]]
-    """The rows of each worker, by the dataset's name: something that has `iter_batches`."""
+    streams: Mapping[str, Stream]
+    """The rows to train with and to validate on."""
 
 
 class Mailbox:
@@ -79,10 +79,12 @@ def carry_out_orders(config: dict[str, Any]) -> None:
     import ray
     from ray.train import get_context
 
-    mailbox, rank = config["mailbox"], get_context().get_world_rank()
+    mailbox = config["mailbox"]
+    rank, workers = get_context().get_world_rank(), get_context().get_world_size()
     for number in count():
         order: Order = ray.get(mailbox.order.remote(number))
-        outcome = order.worker({"task": order.task, "shards": order.shards[rank]})
+        parts = {name: stream.part(rank, workers) for name, stream in order.streams.items()}
+        outcome = order.worker({"task": order.task, "shards": parts})
         if rank == 0:
             ray.get(mailbox.finish.remote(number, outcome))
         del order
@@ -158,13 +160,3 @@ class _Group:
             self.failure = error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def shards(datasets: Mapping[str, Dataset], workers: int) -> list[dict[str, Any]]:
-    """Each worker's part of the datasets, in their order. A lone worker reads them by itself."""
-    for dataset in datasets.values():
-        dataset.context.execution_options.preserve_order = True
-    if workers == 1:
-        return [dict(datasets)]
-    split = {name: each.streaming_split(workers, equal=True) for name, each in datasets.items()}
-    return [{name: parts[rank] for name, parts in split.items()} for rank in range(workers)]

@@ -6,14 +6,14 @@ import hashlib
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobs.observed import write_phase
 from jobs.spec.sft import SftSpec
 from storage.durable import locked
 from workloads.context import StageContext, StageResult
 from workloads.data.prepare import Prepared, prepare
-from workloads.data.stream import dataset, segments, steps_per_epoch
+from workloads.data.stream import Stream, segments, steps_per_epoch
 from workloads.train.stage import (
     StartModel,
     fit,
@@ -23,9 +23,6 @@ from workloads.train.stage import (
     with_template_found,
 )
 from workloads.train.worker import WorkerTask, train_worker
-
-if TYPE_CHECKING:
-    from ray.data import Dataset
 
 
 def run(context: StageContext) -> StageResult:
@@ -112,20 +109,20 @@ def _train(
 ) -> dict[str, Any]:
     if task.first_step >= task.max_steps:
         return {"finished": True, "timings": {}, "first_step_at": None}
-    return fit(context, train_worker, task, partial(_datasets, context.seed, task, prepared, data))
+    return fit(context, train_worker, task, _streams(context.seed, task, prepared, data))
 
 
-def _datasets(seed: int, task: WorkerTask, prepared: Prepared, folder: Path) -> dict[str, Dataset]:
+def _streams(seed: int, task: WorkerTask, prepared: Prepared, folder: Path) -> dict[str, Stream]:
     spec = task.spec
     assert isinstance(spec, SftSpec)
     workers = spec.resources.workers
     order = seed if spec.dataset.shuffle else None
-    stream = segments(prepared.train, order, task.global_batch, task.first_step, task.max_steps)
-    datasets = {"train": dataset(list(stream), folder, task.global_batch // workers)}
+    train = segments(prepared.train, order, task.global_batch, task.first_step, task.max_steps)
+    streams = {"train": Stream(tuple(train), folder, task.global_batch // workers)}
     if prepared.validation:
         size = spec.training.per_device_eval_batch_size or 1
         batch = size * workers
         steps = steps_per_epoch(prepared.validation_rows, batch)
         rows = segments(prepared.validation, None, batch, 0, steps)
-        datasets["validation"] = dataset(list(rows), folder, size)
-    return datasets
+        streams["validation"] = Stream(tuple(rows), folder, size)
+    return streams

@@ -7,7 +7,7 @@ attempt, once it knows what kind of failure it was.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -22,10 +22,11 @@ from jobs.spec.sft import SftSpec
 from storage.commit import Newest, begin, commit, newest_committed, read_committed
 from workloads.context import StageContext
 from workloads.data.sources import found_template
+from workloads.data.stream import Stream
 from workloads.failures import LOST_CONNECTION, root
 from workloads.models.resolve import ModelSource
 from workloads.models.taken import model_folder, taken_model
-from workloads.train.crew import Order, WorkerFunction, shards
+from workloads.train.crew import Order, WorkerFunction
 from workloads.train.environment import worker_environment
 from workloads.train.setup import TrainTask
 
@@ -76,7 +77,7 @@ def fit(
     context: StageContext,
     worker: WorkerFunction,
     task: TrainTask,
-    datasets: Callable[[], Mapping[str, Any]] = dict,
+    streams: Mapping[str, Stream] | None = None,
     gpu_share: float = 1.0,
 ) -> dict[str, Any]:
     """Runs `worker` on the stage's workers. Returns what the first of them returned.
@@ -87,12 +88,12 @@ def fit(
     from ray.train import WorkerGroupError
 
     make = partial(_trainer, context, task, gpu_share)
-    scratch = context.attempt.folder / "ray_train"
+    scratch, streams = context.attempt.folder / "ray_train", streams or {}
     try:
         if context.shared:
-            parts = shards(datasets(), task.spec.resources.workers)
-            return context.shared.crew.train(make, Order(worker, task, parts))
-        result = make(worker, {"task": task}, scratch, dict(datasets())).fit()
+            return context.shared.crew.train(make, Order(worker, task, streams))
+        datasets = {name: stream.dataset() for name, stream in streams.items()}
+        result = make(worker, {"task": task}, scratch, datasets).fit()
     except WorkerGroupError as error:
         rank, cause = first_failure(error.worker_failures)
         raise RaysmithError(f"training worker {rank} failed: {_described(cause)}") from cause

@@ -14,8 +14,7 @@ from jobs.spec.sft import SftSpec
 from workloads.train.setup import Timer, TrainTask, log_to, save_checkpoint, set_up, tell
 
 if TYPE_CHECKING:
-    from ray.data import DataIterator
-
+    from workloads.data.stream import Rows
     from workloads.train.batches import Row
 
 
@@ -64,13 +63,13 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     return {"finished": finished, "timings": timer.seconds, "first_step_at": timer.first_step_at}
 
 
-def _shard_of_train(name: str) -> DataIterator:
+def _shard_of_train(name: str) -> Rows:
     from ray.train import get_dataset_shard
 
     return get_dataset_shard(name)
 
 
-def _train_rows(task: WorkerTask, shard: DataIterator) -> Iterator[list[Row]]:
+def _train_rows(task: WorkerTask, shard: Rows) -> Iterator[list[Row]]:
     """This worker's rows, step by step, checked to be those of the step."""
     from ray.train import get_context
 
@@ -103,7 +102,7 @@ def _begin(rows: Iterator[list[Row]]) -> Iterator[list[Row]]:
     return generate()
 
 
-def _validation_rows(shard: Callable[[str], DataIterator]) -> Iterator[Sequence[Row]]:
+def _validation_rows(shard: Callable[[str], Rows]) -> Iterator[Sequence[Row]]:
     from workloads.train.batches import rows_of
 
     batches = shard("validation").iter_batches(batch_size=None, batch_format="pyarrow")

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from workloads.data.prepare import Bucket
-from workloads.data.stream import _rows, segments, steps_per_epoch
+from workloads.data.stream import Stream, _rows, segments, steps_per_epoch
 
 Place = tuple[int, tuple[str, int] | None]
 
@@ -87,6 +87,28 @@ def test_a_segment_s_rows_are_those_of_its_order(tmp_path: Path) -> None:
     assert firsts == [row for _, row in expected]
     assert sorted(firsts) == [0, 1, 2, 3, 4]
     assert _ids(stream[-1], tmp_path) == [[]]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("first", [0, 1])
+def test_workers_read_the_blocks_of_their_steps(tmp_path: Path, workers: int, first: int) -> None:
+    for name, rows in (("a.parquet", range(7)), ("b.parquet", range(7, 12))):
+        columns = {"input_ids": [[row] for row in rows], "learned": [[True] for _ in rows]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / name)
+    buckets, batch = [Bucket(("a.parquet",), 7), Bucket(("b.parquet",), 5)], 2 * workers
+    whole = tuple(segments(buckets, 7, batch, first, 5))
+    stream = Stream(whole, tmp_path, 2)
+    parts = [list(stream.part(rank, workers).iter_batches()) for rank in range(workers)]
+    for step, blocks in enumerate(zip(*parts, strict=True), start=first):
+        positions = [p for block in blocks for p in block["position"].to_pylist()]
+        assert positions == list(range(step * batch, (step + 1) * batch))
+    read = [ids for blocks in zip(*parts, strict=True) for b in blocks for ids in _columns(b)]
+    assert read == [ids for segment in whole for ids in _ids(segment, tmp_path)]
+
+
+def _columns(block: pyarrow.Table) -> list[list[int]]:
+    ids: list[list[int]] = block["input_ids"].to_pylist()
+    return ids
 
 
 def _ids(segment: object, folder: Path) -> list[list[int]]:
