@@ -223,7 +223,7 @@ def _key(stage: StagePlan) -> str:
         ("max_failed_trials=9", True),
         ("trial.resources.cpus_per_worker=1", True),
         ("trial.checkpoint.save_total_limit=1", True),
-        ("trial.training.logging_steps=2", True),
+        ("trial.training.logging_steps=2", False),
         ("trial.training.weight_decay=0.2", False),
         ("num_samples=7", False),
         ("search_space.tuner.rank.choice=[4]", False),
