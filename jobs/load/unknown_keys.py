@@ -121,6 +121,15 @@ ELSEWHERE = {
 }
 """Names that other trainers have for what a stage calls by the path on the right."""
 
+RENAMED_IN = {
+    "sample": {
+        "n_samples_per_prompt": "n",
+        "num_generations": "n",
+        "num_return_sequences": "n",
+    },
+}
+"""The same, where a kind of stage calls it by another path."""
+
 ADVICE = {
     "attn_impl": "remove it: the model's own attention is used",
     "cosine_max_len": "write it under the reward's `params`",
@@ -221,6 +230,9 @@ def _remedy(tree: Value, path: KeyPath) -> str:
     known = _known_fields(tree, holder)
     if places := [place for place, name in known if name == key]:
         return f"{key} belongs in {places[0]}"
+    own = RENAMED_IN.get(_kind(_stage_around(tree, holder)[1]), {})
+    if key in own:
+        return _renamed(tree, holder, own[key])
     if (kinds := _kinds_with(key)) and key not in ADVICE:
         return f"{key} is for stages of kind {' or '.join(kinds)}"
     near = difflib.get_close_matches(key, valid, n=1, cutoff=_NEAR)
@@ -251,10 +263,14 @@ def _known_fields(tree: Value, holder: KeyPath) -> list[tuple[str, str]]:
 def _kinds_with(key: str) -> list[str]:
     """The kinds of stage that have a field of this name somewhere."""
     return [
-        str(get_args(section.model_fields["kind"].annotation)[0])
+        _kind(section)
         for section in sections(annotation_at({}, ("stages", "<name>")))
         if key in {name for _, name in fields_below(section)}
     ]
+
+
+def _kind(section: type[Spec]) -> str:
+    return str(get_args(section.model_fields["kind"].annotation)[0])
 
 
 def _stage_around(tree: Value, holder: KeyPath) -> tuple[KeyPath, type[Spec]]:
