@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -15,7 +17,18 @@ ENVIRONMENT = {
 
 
 def route_logs() -> None:
-    """Sends what Ray says to the stage's log, not between the lines that a person watches."""
+    """Sends what Ray says to the stage's log, not between the lines that a person watches.
+
+    Needs a connected Ray.
+    """
     logger = logging.getLogger("ray")
     logger.handlers.clear()
     logger.propagate = True
+    import ray
+
+    # What its daemon says goes straight to the terminal, and Ray 2.60 has no setting for that.
+    ray._private.worker.print_to_stdstream = _log
+
+
+def _log(data: Mapping[str, Any], ignore_prefix: bool) -> None:  # noqa: ARG001 - as Ray calls it
+    logging.getLogger("ray").info("%s: %s", data["pid"], " ".join(data["lines"]))

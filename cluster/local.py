@@ -7,9 +7,7 @@ import os
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cluster import driver, guardian
 from jobs.errors import ClusterError
@@ -37,10 +35,6 @@ def cores() -> int:
         if limit.isdigit():
             return max(min(bound, round(int(limit) / int(period))), 1)
     return bound
-
-
-def _log(data: Mapping[str, Any], ignore_prefix: bool) -> None:  # noqa: ARG001 - as Ray calls it
-    logging.getLogger("ray").info("%s: %s", data["pid"], " ".join(data["lines"]))
 
 
 class LocalCluster:
@@ -97,8 +91,6 @@ class LocalCluster:
             ) from error
         self._folder = folder
         driver.route_logs()
-        # What its daemon says goes straight to the terminal, and Ray 2.60 has no setting for that.
-        ray._private.worker.print_to_stdstream = _log
 
     def __enter__(self) -> LocalCluster:
         return self

@@ -3,7 +3,7 @@
 import logging
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     ray = ModuleType("ray")
     ray.init = lambda **arguments: told.append(arguments)  # type: ignore[attr-defined]
     ray.shutdown = lambda: told.append({})  # type: ignore[attr-defined]
+    ray._private = SimpleNamespace(worker=SimpleNamespace())  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
     exceptions = ModuleType("ray.exceptions")
     exceptions.RayError = RuntimeError  # type: ignore[attr-defined]
@@ -54,6 +55,11 @@ def test_what_ray_says_is_not_told_on_the_terminal(monkeypatch: pytest.MonkeyPat
     AttachedCluster("auto").connect()
     assert logger.handlers == []
     assert logger.propagate
+    said: list[str] = []
+    monkeypatch.setattr(logger, "info", lambda text, *parts: said.append(text % parts))
+    daemon = sys.modules["ray"]._private.worker
+    daemon.print_to_stdstream({"pid": "raylet", "lines": ["a worker", "died"]}, False)
+    assert said == ["raylet: a worker died"]
 
 
 def test_a_cluster_that_is_not_there_is_a_cluster_error(monkeypatch: pytest.MonkeyPatch) -> None:
