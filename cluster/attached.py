@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
+from cluster import driver
 from jobs.errors import ClusterError
 
 _PACKAGES = ("jobs", "cluster", "workloads", "storage")
@@ -38,6 +41,7 @@ class AttachedCluster:
         """
         if self._connected:
             return
+        os.environ.update(driver.ENVIRONMENT)
         import ray
         from ray.exceptions import RayError
 
@@ -50,6 +54,7 @@ class AttachedCluster:
             ray.init(
                 address=self._address,
                 log_to_driver=False,
+                logging_level=logging.ERROR,
                 runtime_env={
                     "py_modules": [str(folder) for folder in folders],
                     "env_vars": {"PYTHONSAFEPATH": "1"},
@@ -61,6 +66,7 @@ class AttachedCluster:
                 "check the address, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the cluster's",
             ) from error
         self._connected = True
+        driver.route_logs()
 
     def __enter__(self) -> AttachedCluster:
         return self

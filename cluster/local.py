@@ -7,25 +7,19 @@ import os
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from cluster import guardian
+from cluster import driver, guardian
 from jobs.errors import ClusterError
 
-_ENVIRONMENT = {
+_ENVIRONMENT = driver.ENVIRONMENT | {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_DATA_LOGGING_CONFIG": str(Path(__file__).with_name("ray_data_logging.yaml")),
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # It would print everything twice into a worker's log.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # On a busy machine an answer within the usual 0.1 s is too much to ask of a replica.
-    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
     # Actors that wait and need no core are many here; Ray would warn of more than the cores.
     "RAY_worker_maximum_startup_concurrency": "64",
     "PYTHONSAFEPATH": "1",
@@ -41,10 +35,6 @@ def cores() -> int:
         if limit.isdigit():
             return max(min(bound, round(int(limit) / int(period))), 1)
     return bound
-
-
-def _log(data: Mapping[str, Any], ignore_prefix: bool) -> None:  # noqa: ARG001 - as Ray calls it
-    logging.getLogger("ray").info("%s: %s", data["pid"], " ".join(data["lines"]))
 
 
 class LocalCluster:
@@ -100,12 +90,7 @@ class LocalCluster:
                 "see that memory and the folder for temporary files have room, then run again",
             ) from error
         self._folder = folder
-        # What Ray says goes to the stage's log, not between the lines that a person watches.
-        ray_logger = logging.getLogger("ray")
-        ray_logger.handlers.clear()
-        ray_logger.propagate = True
-        # What its daemon says goes straight to the terminal, and Ray 2.60 has no setting for that.
-        ray._private.worker.print_to_stdstream = _log
+        driver.route_logs()
 
     def __enter__(self) -> LocalCluster:
         return self

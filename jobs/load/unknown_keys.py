@@ -131,6 +131,15 @@ ELSEWHERE = {
 }
 """Names that other trainers have for what a stage calls by the path on the right."""
 
+RENAMED_IN = {
+    "sample": {
+        "n_samples_per_prompt": "n",
+        "num_generations": "n",
+        "num_return_sequences": "n",
+    },
+}
+"""The same, where a kind of stage calls it by another path."""
+
 ADVICE = {
     "attn_impl": "remove it: the model's own attention is used",
     "cosine_max_len": "write it under the reward's `params`",
@@ -239,16 +248,17 @@ def _remedy(tree: Value, path: KeyPath) -> str:
         return f"{key} belongs in {dotted(stage[:2])}"
     if near := difflib.get_close_matches(key, valid, n=1, cutoff=_ALL_BUT_EQUAL):
         return f"did you mean '{near[0]}'?"
-    is_renamed = ELSEWHERE.get(key, "").split(".")[0] in section.model_fields
+    elsewhere = ELSEWHERE | RENAMED_IN.get(_kind(section), {})
+    is_renamed = elsewhere.get(key, "").split(".")[0] in section.model_fields
     if (kinds := _kinds_with(key)) and key not in ADVICE and not is_renamed:
         return f"{key} is for stages of kind {' or '.join(kinds)}"
     near = difflib.get_close_matches(key, valid, n=1, cutoff=_NEAR)
-    if near and key not in ELSEWHERE and key not in ADVICE:
+    if near and key not in elsewhere and key not in ADVICE:
         return f"did you mean '{near[0]}'?"
     if key in ADVICE:
         return ADVICE[key]
-    if key in ELSEWHERE:
-        return _renamed(tree, holder, ELSEWHERE[key])
+    if key in elsewhere:
+        return _renamed(tree, holder, elsewhere[key])
     if near := difflib.get_close_matches(key, valid, n=1):
         return f"did you mean '{near[0]}'?"
     if near := difflib.get_close_matches(key, [name for _, name in known], n=1, cutoff=0.8):
@@ -270,10 +280,14 @@ def _known_fields(tree: Value, holder: KeyPath) -> list[tuple[str, str]]:
 def _kinds_with(key: str) -> list[str]:
     """The kinds of stage that have a field of this name somewhere."""
     return [
-        str(get_args(section.model_fields["kind"].annotation)[0])
+        _kind(section)
         for section in sections(annotation_at({}, ("stages", "<name>")))
         if key in {name for path, name in fields_below(section) if path[:1] != ("trial",)}
     ]
+
+
+def _kind(section: type[Spec]) -> str:
+    return str(get_args(section.model_fields["kind"].annotation)[0])
 
 
 def _stage_around(tree: Value, holder: KeyPath) -> tuple[KeyPath, type[Spec]]:

@@ -63,7 +63,7 @@ def events(storage: Path) -> list[dict[str, Any]]:
 
 def table(storage: Path) -> list[dict[str, str]]:
     """The rows of `trials.csv`."""
-    return list(csv.DictReader(sweep_of(storage).trials_csv.open()))
+    return list(csv.DictReader(sweep_of(storage).trials_csv.read_text().splitlines()))
 
 
 def test_a_killed_sweep_goes_on_and_finds_the_best(tiny_model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from jobs.errors import UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.plan.resolve import StagePlan
 from workloads.check import Findings, located
-from workloads.models.adapter import base_model, lora_layers, lora_rank
+from workloads.models.adapter import base_model, check_adapter
 from workloads.models.check import check_context, check_model, check_weights
 from workloads.models.resolve import ModelSource
 from workloads.train.check import check_tokenizer, has_chat_template
@@ -45,8 +45,7 @@ def check_asked_model(
 
 
 def _base(loaded: LoadedSpec, adapter: Path) -> ModelSource:
-    lora_rank(adapter)
-    lora_layers(adapter)
+    check_adapter(adapter)
     base = base_model(adapter, loaded.base_folders)
     check_weights(base)
     return base

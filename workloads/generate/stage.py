@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from jobs.errors import UserError
 from jobs.observed import Progress, timestamp, utc_now, write_phase, write_progress
 from jobs.spec.dataset import PromptRowsSpec
 from jobs.spec.fields import size_bytes
@@ -20,7 +19,7 @@ from workloads.engine import EngineSettings, engine_rank
 from workloads.generate.answers import Answer, chunks, read_answers
 from workloads.generate.pool import Tally, generate
 from workloads.generate.worker import Task
-from workloads.models.adapter import base_model, lora_layers, lora_rank
+from workloads.models.adapter import base_model, check_adapter, lora_layers, lora_rank
 from workloads.models.resolve import read_json
 from workloads.models.taken import model_folder, taken_model
 
@@ -83,8 +82,7 @@ def find_model(
     source = taken_model(context, field, reference)
     adapter = Path(source.name) if source.is_adapter else None
     if adapter:
-        lora_rank(adapter)
-        lora_layers(adapter)
+        check_adapter(adapter)
         source = base_model(adapter, context.base_folders)
     write_phase(context.attempt.progress_json, "fetching the model")
     folder = model_folder(source, hub_token)
@@ -139,16 +137,8 @@ def ask_model(
 def engine_settings(
     context: StageContext, model: AskedModel, pool: PoolSpec, max_model_len: int | None
 ) -> EngineSettings:
-    """How a pool's engines are made for a model.
-
-    Raises:
-        UserError: if an adapter's rank is more than engines take.
-    """
-    rank = lora_rank(Path(model.adapter)) if model.adapter else None
-    try:
-        max_rank = engine_rank(rank) if rank else None
-    except ValueError as error:
-        raise UserError(f"{model.adapter}: {error}", "merge the adapter first") from error
+    """How a pool's engines are made for a model."""
+    adapter = Path(model.adapter) if model.adapter else None
     return EngineSettings(
         model=model.folder,
         dtype=pool.torch_dtype or model.dtype,
@@ -163,8 +153,8 @@ def engine_settings(
         kv_cache_bytes=size_bytes(pool.kv_cache),
         gpu_memory_utilization=pool.gpu_memory_utilization or 0.9,
         enforce_eager=pool.enforce_eager,
-        max_lora_rank=max_rank,
-        lora_layers=lora_layers(Path(model.adapter)) if model.adapter else (),
+        max_lora_rank=engine_rank(lora_rank(adapter)) if adapter else None,
+        lora_layers=lora_layers(adapter) if adapter else (),
     )
 
 

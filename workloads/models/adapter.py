@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs.errors import UserError
 from storage.commit import read_committed
+from workloads.engine import MAX_LORA_RANK
 from workloads.models.resolve import (
     ADAPTER_CONFIG,
     ModelSource,
@@ -15,6 +16,8 @@ from workloads.models.resolve import (
     read_json,
     resolve_model,
 )
+
+_MERGE = "merge it first: {kind: merge, model: ...}"
 
 
 def base_model(adapter: Path, base_folders: Sequence[str]) -> ModelSource:
@@ -29,6 +32,20 @@ def base_model(adapter: Path, base_folders: Sequence[str]) -> ModelSource:
     return resolve_model(name, base_folders)
 
 
+def check_adapter(adapter: Path) -> None:
+    """Sees that vLLM engines take an adapter beside its base model.
+
+    Raises:
+        UserError: if they don't, because of its kind, its rank or its layers.
+    """
+    if (rank := lora_rank(adapter)) > MAX_LORA_RANK:
+        raise UserError(
+            f"the adapter in {str(adapter)!r} is of rank {rank}, and {MAX_LORA_RANK} is the most",
+            _MERGE,
+        )
+    lora_layers(adapter)
+
+
 def lora_rank(adapter: Path) -> int:
     """The rank of an adapter that a vLLM engine can take beside its base model.
 
@@ -36,13 +53,12 @@ def lora_rank(adapter: Path) -> int:
         UserError: if it is of a kind that engines don't take.
     """
     config = read_json(adapter / ADAPTER_CONFIG)
-    remedy = "merge it first: {kind: merge, model: ...}"
     if (kind := config.get("peft_type", "LORA")) != "LORA":
-        raise UserError(f"the adapter in {str(adapter)!r} is of type {kind}, not LORA", remedy)
+        raise UserError(f"the adapter in {str(adapter)!r} is of type {kind}, not LORA", _MERGE)
     for field in ("use_dora", "modules_to_save"):
         if config.get(field):
             reason = f"the adapter in {str(adapter)!r} has {field}, which vLLM does not take"
-            raise UserError(reason, remedy)
+            raise UserError(reason, _MERGE)
     ranks = [config.get("r", 8), *config.get("rank_pattern", {}).values()]
     return max(int(rank) for rank in ranks)
 
@@ -59,7 +75,7 @@ def lora_layers(adapter: Path) -> tuple[str, ...]:
     if beyond := sorted(layers & {"lm_head", "embed_tokens"}):
         raise UserError(
             f"the adapter in {str(adapter)!r} changes {', '.join(beyond)}, which is for merging",
-            "merge it first: {kind: merge, model: ...}",
+            _MERGE,
         )
     return tuple(sorted(layers))
 

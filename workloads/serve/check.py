@@ -9,10 +9,8 @@ from jobs.load.loaded import LoadedSpec
 from jobs.plan.resolve import StagePlan
 from jobs.spec.serve import ServeSpec
 from workloads.check import Findings, located
-from workloads.engine import MAX_LORA_RANK
-from workloads.models.adapter import base_model
+from workloads.models.adapter import base_model, check_adapter
 from workloads.models.check import check_model, check_weights
-from workloads.models.resolve import ADAPTER_CONFIG, read_json
 from workloads.serve.keys import keys_file, read_digests
 
 
@@ -48,20 +46,7 @@ def _check_adapter(
     loaded: LoadedSpec, stage: StagePlan, findings: Findings, field: str, folder: Path
 ) -> None:
     try:
-        config = read_json(folder / ADAPTER_CONFIG)
-        kind = config.get("peft_type", "LORA")
-        if kind != "LORA" or config.get("use_dora"):
-            raise UserError(
-                f"the adapter in {str(folder)!r} is of type {'DoRA' if kind == 'LORA' else kind}, "
-                "and only plain LoRA is served beside its base model",
-                "merge it first: add a merge stage, and serve its model",
-            )
-        if (rank := config.get("r", 8)) > MAX_LORA_RANK:
-            raise UserError(
-                f"the adapter in {str(folder)!r} is of rank {rank}, and "
-                f"{MAX_LORA_RANK} is the most",
-                "merge it first: add a merge stage, and serve its model",
-            )
+        check_adapter(folder)
         check_weights(base_model(folder, loaded.base_folders))
     except UserError as error:
         findings.problems += located(loaded, stage, field, error)

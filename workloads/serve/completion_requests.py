@@ -11,6 +11,7 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from jobs.spec.serve import LimitsSpec
 from workloads.serve.answers import Refusal
@@ -80,6 +81,8 @@ class Message(_Part):
     annotations: list[Any] | None = None
     audio: None = None
     function_call: None = None
+    # litellm's, in answers that are sent back to it as history. It is left out.
+    provider_specific_fields: Annotated[dict[str, Any] | None, Field(exclude=True)] = None
 
 
 class Function(_Part):
@@ -280,14 +283,21 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 def _invalid(error: ValidationError) -> Refusal:
     """What is wrong first, without the value, which may be long, and without pydantic's words."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    names = [str(part) for part in first["loc"] if _is_field(part)]
-    param = ".".join(names)[:_SHOWN] or None
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    place = _names(errors[0])
+    # Of the forms that a value may have, the one is meant that it fits in the furthest.
+    forms = [each for each in errors if _names(each)[: len(place)] == place]
+    first = max(forms, key=lambda each: len(_names(each)))
+    param = ".".join(_names(first))[:_SHOWN] or None
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])[:_SHOWN]
         return Refusal(400, f"unknown field: {name!r}", param=name, code="unknown_parameter")
     message = f"{param}: {first['msg']}" if param else first["msg"]
     return Refusal(400, message, param=param, code="invalid_value")
+
+
+def _names(error: ErrorDetails) -> list[str]:
+    return [str(part) for part in error["loc"] if _is_field(part)]
 
 
 def _is_field(part: str | int) -> bool:

@@ -20,7 +20,7 @@ from jobs.errors import RaysmithError, UserError
 from jobs.spec.serve import ServeSpec, is_loopback
 from storage.durable import write_atomic
 from workloads.context import StageContext, StageResult
-from workloads.models.adapter import base_model, lora_rank
+from workloads.models.adapter import base_model, check_adapter, lora_rank
 from workloads.models.resolve import ModelSource, resolve_model
 from workloads.models.taken import model_folder, taken_model
 from workloads.serve.channel import Inbox
@@ -242,16 +242,18 @@ def make_release(
     """A release whose models lie on this machine.
 
     Raises:
-        UserError: if the model or an adapter's base can't be had.
+        UserError: if the model or an adapter's base can't be had, or engines can't take an adapter.
     """
     folders = {label: source.name for label, source in adapters.items()}
     base = model
     if model.is_adapter:
         base = base_model(Path(model.name), context.base_folders)
         folders = {name: model.name} | folders
-    ranks = [lora_rank(Path(folder)) for folder in folders.values()]
+    paths = [Path(adapter) for adapter in folders.values()]
+    for adapter in paths:
+        check_adapter(adapter)
     folder = model_folder(base, spec.hub_token)
-    return Release(number, folder, name, folders, max(ranks, default=0))
+    return Release(number, folder, name, folders, max(map(lora_rank, paths), default=0))
 
 
 def _replica_settings(spec: ServeSpec, context: StageContext) -> ReplicaSettings:

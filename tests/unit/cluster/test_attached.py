@@ -1,12 +1,14 @@
 """A Ray that runs already: our packages go along, and it is left running."""
 
+import logging
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cluster import driver
 from cluster.attached import AttachedCluster
 from jobs.errors import ClusterError
 
@@ -14,10 +16,13 @@ from jobs.errors import ClusterError
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What `ray.init` and `ray.shutdown` were called with."""
+    for name in driver.ENVIRONMENT:
+        monkeypatch.setenv(name, "")
     told: list[dict[str, Any]] = []
     ray = ModuleType("ray")
     ray.init = lambda **arguments: told.append(arguments)  # type: ignore[attr-defined]
     ray.shutdown = lambda: told.append({})  # type: ignore[attr-defined]
+    ray._private = SimpleNamespace(worker=SimpleNamespace())  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
     exceptions = ModuleType("ray.exceptions")
     exceptions.RayError = RuntimeError  # type: ignore[attr-defined]
@@ -32,6 +37,7 @@ def test_our_packages_are_shipped_and_nothing_in_the_working_folder_hides_them(
         attached.connect()
         attached.connect()
     arguments, end = calls
+    assert arguments["logging_level"] == logging.ERROR
     assert end == {}
     assert arguments["address"] == "ray://head:10001"
     environment = arguments["runtime_env"]
@@ -39,6 +45,21 @@ def test_our_packages_are_shipped_and_nothing_in_the_working_folder_hides_them(
     assert [folder.name for folder in shipped] == ["jobs", "cluster", "workloads", "storage"]
     assert all((folder / "__init__.py").is_file() for folder in shipped)
     assert environment["env_vars"]["PYTHONSAFEPATH"] == "1"
+
+
+@pytest.mark.usefixtures("calls")
+def test_what_ray_says_is_not_told_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("ray")
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler()])
+    monkeypatch.setattr(logger, "propagate", False)
+    AttachedCluster("auto").connect()
+    assert logger.handlers == []
+    assert logger.propagate
+    said: list[str] = []
+    monkeypatch.setattr(logger, "info", lambda text, *parts: said.append(text % parts))
+    daemon = sys.modules["ray"]._private.worker
+    daemon.print_to_stdstream({"pid": "raylet", "lines": ["a worker", "died"]}, False)
+    assert said == ["raylet: a worker died"]
 
 
 def test_a_cluster_that_is_not_there_is_a_cluster_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from jobs.errors import SpecError
 from jobs.load.loader import load
 from jobs.load.spec_types import annotation_at, fields_below, sections
-from jobs.load.unknown_keys import ELSEWHERE
+from jobs.load.unknown_keys import ELSEWHERE, RENAMED_IN
 from jobs.plan.resolve import resolve
 
 SPEC = """\
@@ -167,4 +167,5 @@ def test_the_unbroken_spec_is_valid(tmp_path: Path) -> None:
 def test_what_others_call_otherwise_leads_to_fields_that_exist() -> None:
     kinds = sections(annotation_at({}, ("stages", "a")))
     paths = {".".join((*map(str, path), name)) for k in kinds for path, name in fields_below(k)}
-    assert set(ELSEWHERE.values()) - paths == set()
+    renamed = {path for names in RENAMED_IN.values() for path in names.values()}
+    assert {*ELSEWHERE.values(), *renamed} - paths == set()

@@ -51,8 +51,10 @@ def test_models_and_adapters_of_every_place_are_served(tmp_path: Path) -> None:
         ("model: absent", "model", "no model at 'absent'"),
         ("model: base, adapters: {a: base}", "adapters.a", "is a full model"),
         ("model: base, adapters: {a: absent}", "adapters.a", "no model at 'absent'"),
-        ("model: dora", "model", "is of type DoRA"),
+        ("model: dora", "model", "has use_dora"),
         ("model: ia3", "model", "is of type IA3"),
+        ("model: base, adapters: {a: high}", "adapters.a", "is of rank 513"),
+        ("model: base, adapters: {a: head}", "adapters.a", "changes lm_head"),
         ("model: orphan", "model", "no model at 'nowhere'"),
         ("model: base, auth: {api_keys_file: no}", "auth.api_keys_file", "can't be read"),
         ("model: base, auth: {api_keys_file: job.yaml}", "auth.api_keys_file", "no sha256"),
@@ -62,6 +64,11 @@ def test_what_can_t_be_served_is_told(tmp_path: Path, more: str, field: str, exp
     model(tmp_path / "base")
     adapter(tmp_path / "dora", use_dora=True)
     adapter(tmp_path / "ia3", peft_type="IA3")
+    adapter(tmp_path / "high", rank_pattern={"q_proj": 513})
+    head = adapter(tmp_path / "head") / "adapter_model.safetensors"
+    nothing = b'{"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}'
+    header = b'{"base_model.model.lm_head.lora_A.weight": ' + nothing + b"}"
+    head.write_bytes(len(header).to_bytes(8, "little") + header)
     adapter(tmp_path / "orphan", base_model_name_or_path="nowhere")
     with pytest.raises(SpecError) as caught:
         checked(tmp_path, more)

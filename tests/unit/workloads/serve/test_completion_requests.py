@@ -68,6 +68,12 @@ def test_messages_of_a_conversation_with_tools_pass_unchanged() -> None:
     assert check(CHAT, {"messages": messages})["messages"] == messages
 
 
+def test_what_clients_add_to_answers_in_their_history_is_left_out() -> None:
+    answer = {"role": "assistant", "content": "a"}
+    told = [*HELLO, answer | {"provider_specific_fields": {"refusal": None}}, *HELLO]
+    assert check(CHAT, {"messages": told})["messages"] == [*HELLO, answer, *HELLO]
+
+
 @pytest.mark.parametrize("path", [CHAT, COMPLETION])
 def test_schemas_that_cost_an_engine_its_life_are_refused(path: str) -> None:
     schema = {"type": "array", "minItems": 10**12}
@@ -164,7 +170,8 @@ def test_fields_that_are_not_listed_never_reach_vllm(name: str) -> None:
 
 def test_pictures_are_refused() -> None:
     part = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}
-    refusal(CHAT, {"messages": [{"role": "user", "content": [part]}]})
+    error = refusal(CHAT, {"messages": [{"role": "user", "content": [part]}]})
+    assert error["message"] == "messages.0.content.0.type: Input should be 'text'"
 
 
 def test_arguments_of_calls_must_be_json_objects() -> None:
