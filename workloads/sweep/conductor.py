@@ -10,17 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.errors import RaysmithError, UserError
 from jobs.spec.sweep import PbtSpec, SweepSpec
 from jobs.state import FailureClass
 from storage.durable import write_atomic
 from storage.layout import StageLayout
-from workloads.sweep.judges import Judge
-from workloads.sweep.search import Proposals
 from workloads.sweep.takeover import Takeover, write_takeover
 from workloads.sweep.trials import Trial, Trials, TrialState
+
+if TYPE_CHECKING:
+    from workloads.sweep.judges import Judge
+    from workloads.sweep.search import Proposals
 
 _HOUR_S = 3600
 

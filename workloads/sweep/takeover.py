@@ -29,6 +29,7 @@ class Takeover:
 
 def write_takeover(layout: TrialLayout, takeover: Takeover) -> None:
     """Leaves a trial word of what it shall take over before its next turn."""
+    layout.folder.mkdir(parents=True, exist_ok=True)
     write_atomic(layout.takeover, json.dumps(asdict(takeover)).encode())
 
 
