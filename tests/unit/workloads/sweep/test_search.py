@@ -16,7 +16,7 @@ from workloads.sweep.search import Draws, Proposals, proposals
 from workloads.sweep.trials import Trial, TrialState
 
 RATE, DROPOUT, TARGETS = "training.learning_rate", "tuner.dropout", "tuner.target_modules"
-SPACE = {
+SPACE: dict[str, dict[str, Any]] = {
     RATE: {"loguniform": [1e-6, 1.0]},
     DROPOUT: {"uniform": [0.0, 0.9]},
     TARGETS: {"choice": ["all-linear", ["q_proj", "v_proj"], ["q_proj"]]},

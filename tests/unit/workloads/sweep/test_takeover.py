@@ -9,6 +9,7 @@ import pytest
 
 from jobs.errors import RaysmithError
 from storage.commit import begin, commit, discard, read_committed
+from storage.durable import link_or_copy
 from storage.layout import TrialLayout
 from storage.manifest import Owner
 from tests.unit.workloads.sweep.bench import Sweep
@@ -131,12 +132,11 @@ def test_a_donor_that_deletes_the_checkpoint_meanwhile_gives_its_next_one(
 ) -> None:
     donor, own = pair
     _save(donor, DONOR, 12, "donor 12")
-    link = takeover.link_or_copy
 
     def prune_first(source: Path, target: Path) -> None:
         if donor.checkpoint(8).exists():
             discard(donor.checkpoint(8))
-        link(source, target)
+        link_or_copy(source, target)
 
     monkeypatch.setattr(takeover, "link_or_copy", prune_first)
     assert _take(sweep) == 12

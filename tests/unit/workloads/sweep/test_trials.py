@@ -104,7 +104,7 @@ def test_what_has_no_value_is_not_the_best(sweep: Sweep) -> None:
         _done(trials, index, loss)
     _done(trials, 2, 0.1, "failed")
     trials.start(3, {RATE: 0.1})
-    assert trials.best is None
+    assert trials.best_of(trials.trials.values()) is None
     assert [trials.trials[i].value("eval_loss") for i in range(4)] == [None] * 4
     assert _done(trials, 4, 5.0) is trials.best
     assert math.isnan(sweep.trials().trials[0].reports[4]["eval_loss"])
