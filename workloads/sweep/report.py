@@ -25,7 +25,10 @@ _MAY_NAME_FILES = ("model", "train", "validation", "path", "chat_template")
 
 def best_spec(context: StageContext, spec: SweepSpec, best: Trial) -> str:
     """The best trial as a job of its own, which runs without the sweep."""
-    stage = trial_spec(spec, best.values).model_dump(mode="json", exclude_defaults=True)
+    trial = trial_spec(spec, best.values)
+    stage = trial.model_dump(mode="json", exclude_defaults=True)
+    if "tuner" in stage:  # its type tells what else it may have, also where it is the default
+        stage["tuner"] = {"type": trial.tuner.type, **stage["tuner"]}
     for field, folder in context.inputs.items():
         place = split_dotted(field.removeprefix("trial."), stage)
         if value_at(stage, place):  # datasets are in their places already

@@ -15,6 +15,7 @@ from jobs.observed import Progress, write_progress
 from jobs.plan.resolve import StagePlan, resolve
 from jobs.spec.sft import SftSpec
 from jobs.spec.sweep import SweepSpec
+from jobs.spec.tuner import LoraSpec
 from storage.manifest import Owner
 from tests.unit.workloads.sweep.bench import Sweep, make_spec
 from workloads.context import Cluster, StageContext
@@ -99,8 +100,8 @@ def test_the_best_trial_is_a_job_that_finds_its_files_from_anywhere(
     assert spec.dataset.train_sources[-1].columns == {"query": "format"}
     assert (spec.dataset.system, spec.dataset.model_name) == (system, "format")
     assert spec.model == "smollm2-135m-instruct"
-    assert (spec.training.learning_rate, spec.tuner.rank) == (3e-4, 16)
-    assert spec.tuner.target_modules == ("q_proj",)
+    assert spec.training.learning_rate == 3e-4
+    assert spec.tuner == LoraSpec(rank=16, target_modules=("q_proj",))
 
 
 def test_references_to_other_stages_become_their_folders(sweep: Sweep, told: Told) -> None:
@@ -124,9 +125,13 @@ def test_what_a_takeover_changed_is_said_in_the_job(sweep: Sweep, told: Told) ->
 
 
 def _conductor(sweep: Sweep, spec: SweepSpec, trials: Trials, **more: Any) -> Conductor:
-    nobody = cast(Any, SimpleNamespace(count=9, add=None))
+    def agree(*given: Any) -> str:
+        return "go on"
+
+    judge = cast(Any, SimpleNamespace(add=agree, judge=agree, end=agree, pause=agree))
+    proposals = cast(Any, SimpleNamespace(count=9))
     return Conductor(
-        spec, sweep.layout, trials, nobody, nobody, 0.0, lambda *_: None, sweep.clock, **more
+        spec, sweep.layout, trials, proposals, judge, 0.0, lambda *_: None, sweep.clock, **more
     )
 
 
