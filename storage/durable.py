@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,18 @@ def create_exclusive(path: Path, data: bytes) -> bool:
             ) from error
     fsync_folder(path.parent)
     return True
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Puts the file `source` at `target` too, which is to stay as it is, as is the source.
+
+    No byte is copied where the filesystem has hard links. Raises OSError.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 @contextmanager

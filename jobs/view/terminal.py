@@ -209,11 +209,12 @@ def table_of(rows: Sequence[Sequence[str]]) -> RenderableType:
     """A table for the terminal; the first row names the columns."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     header, *body = rows
     table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in body:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # brackets in a value are no markup
     return table
 
 

@@ -86,8 +86,8 @@ def test_a_killed_sweep_goes_on_and_finds_the_best(tiny_model: Path, tmp_path: P
 
     # A worker that is lost on the way costs its trial a new attempt, and the sweep nothing.
     process = start(job, storage)
-    begun = len(before) + 1
-    wait_until(lambda: len(events(storage)) > begun + 2, process)
+    begun = len(before)
+    wait_until(lambda: any(e["event"] == "report" for e in events(storage)[begun:]), process)
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)

@@ -10,17 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.errors import RaysmithError, UserError
 from jobs.spec.sweep import PbtSpec, SweepSpec
 from jobs.state import FailureClass
 from storage.durable import write_atomic
 from storage.layout import StageLayout
-from workloads.sweep.judges import Judge
-from workloads.sweep.search import Proposals
 from workloads.sweep.takeover import Takeover, write_takeover
 from workloads.sweep.trials import Trial, Trials, TrialState
+
+if TYPE_CHECKING:
+    from workloads.sweep.judges import Judge
+    from workloads.sweep.search import Proposals
 
 _HOUR_S = 3600
 
@@ -38,8 +40,8 @@ class Conductor:
     on_end: Callable[[Conductor, Trial], None]
     """Told of each trial that will not train any more."""
     clock: Callable[[], float] = time.monotonic
-    at_work: set[int] = field(default_factory=set)
-    """The trials whose turn it is."""
+    at_work: dict[int, float] = field(default_factory=dict)
+    """The trials whose turn it is, and since when by the clock."""
     ending: str | None = None
     """Why no trial starts any more, once that is so."""
     failure: RaysmithError | None = None
@@ -69,20 +71,22 @@ class Conductor:
         """The trial whose turn it is; None when none is to start now."""
         self._look_at_budget()
         if self.ending:
-            return None
+            return self._begin(self._last) if self._last else None
         waiting = [t for t in self.trials.trials.values() if self._waits(t)]
         is_population = isinstance(self.spec.scheduler, PbtSpec)
         # A population is whole before any of it goes on; otherwise what was begun is ended first.
         if waiting and not (is_population and self._has_more):
             turn = min(waiting, key=lambda trial: (trial.step, trial.index))
-            trial = self.trials.start(turn.index, turn.values)
-        elif self._has_more:
+            return self._begin(turn)
+        if self._has_more:
             index = len(self.trials.trials)
-            trial = self.trials.start(index, self.proposals.propose(index))
-        else:
-            return None
+            return self._begin(Trial(index, self.proposals.propose(index)))
+        return None
+
+    def _begin(self, turn: Trial) -> Trial:
+        trial = self.trials.start(turn.index, turn.values)
         self.judge.add(trial)
-        self.at_work.add(trial.index)
+        self.at_work[trial.index] = self.clock()
         return trial
 
     @property
@@ -90,9 +94,17 @@ class Conductor:
         """Whether no trial will have a turn any more."""
         if self.at_work:
             return False
-        return bool(self.ending) or not (
-            self._has_more or any(map(self._waits, self.trials.trials.values()))
-        )
+        if self.ending:
+            return self._last is None
+        return not (self._has_more or any(map(self._waits, self.trials.trials.values())))
+
+    @property
+    def _last(self) -> Trial | None:
+        """The trial that has a turn after the end: the best, where it waits, to leave its model."""
+        best = self.trials.best
+        if self.interrupted or self.failure or best is None or not self._waits(best):
+            return None
+        return best
 
     @property
     def _has_more(self) -> bool:
@@ -125,10 +137,10 @@ class Conductor:
     def turn_over(self, index: int, ended: Mapping[str, Any]) -> None:
         """Takes how a trial's turn ended; `ended` is what `Turn.outcome` gives."""
         trial = self.trials.trials[index]
-        self.at_work.discard(index)
+        del self.at_work[index]
         self._gpu_seconds += ended["seconds"] * self.gpus_per_trial
         more = {"recoveries": ended["recoveries"], "reason": ended["reason"]}
-        before = self.trials.best
+        before = self.trials.best_of(self.trials.ended)
         was = before.value(self.spec.metric) if before else None
         self.trials.end(trial, TrialState(ended["state"]), ended["seconds"], **more)
         if trial.state is TrialState.PAUSED:
@@ -160,6 +172,12 @@ class Conductor:
         """How long the sweep has taken, over all attempts."""
         return float(self.trials.seconds_before + self.clock() - self._began)
 
+    @property
+    def gpu_seconds(self) -> float:
+        """The seconds that trials have had GPUs, each times its GPUs, over all attempts."""
+        at_work = sum(self.clock() - since for since in self.at_work.values())
+        return self._gpu_seconds + at_work * self.gpus_per_trial
+
     def _take_failure(self, trial: Trial, ended: Mapping[str, Any]) -> None:
         self.failed_here += 1
         text = f"{trial.name} failed: {trial.reason}"
@@ -186,7 +204,7 @@ class Conductor:
             return
         if budget.time_s and self.seconds >= budget.time_s:
             self._close(f"the budget of {budget.time_s:g} s is spent")
-        elif budget.gpu_hours and self._gpu_seconds >= budget.gpu_hours * _HOUR_S:
+        elif budget.gpu_hours and self.gpu_seconds >= budget.gpu_hours * _HOUR_S:
             self._close(f"the budget of {budget.gpu_hours:g} GPU hours is spent")
 
     def _look_at_plateau(self, trial: Trial, before: float | None) -> None:

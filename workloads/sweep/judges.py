@@ -54,6 +54,8 @@ class Candidate:
     experiment_tag: str = ""
     takeover: Takeover | None = None
     """What the last judgement made of it."""
+    is_stopped: bool = False
+    """Whether it was told to end; it may report once more before it does."""
 
     def is_finished(self) -> bool:
         """Whether it will not train any more."""
@@ -91,11 +93,14 @@ class Judge:
         """What becomes of a trial that has reported a value after so many steps."""
         candidate = self._candidates[trial.index]
         candidate.takeover = None
-        if value != value:  # Tune compares with it, and a comparison with NaN keeps the trial
+        # A comparison with NaN would keep the trial.
+        candidate.is_stopped = candidate.is_stopped or value != value
+        if candidate.is_stopped:
             return "stop"
         result = {STEP: step, _VALUE: value}
         decision = self._scheduler.on_trial_result(self, candidate, result)
         if decision == TrialScheduler.STOP:
+            candidate.is_stopped = True
             return "stop"
         return "pause" if decision == TrialScheduler.PAUSE or candidate.takeover else "go on"
 

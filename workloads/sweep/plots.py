@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _LOG_FROM = 20.0
 """A field whose largest value is so many times its smallest is drawn on a logarithmic axis."""
 
+_LONGEST = 32
+"""Letters that are shown of a value."""
+
 _MARKS = {TrialState.FINISHED: "o", TrialState.STOPPED: "x"}
 
 
@@ -96,7 +99,7 @@ class _Column:
             names = list(dict.fromkeys(map(str, values)))
             steps = max(len(names) - 1, 1)
             self.heights = [names.index(str(value)) / steps for value in values]
-            self.labels = [(names.index(text) / steps, text) for text in names]
+            self.labels = [(names.index(name) / steps, _text(name)) for name in names]
 
 
 def _against(trials: Trials, scored: list[Trial], fields: list[str]) -> Figure:
@@ -124,7 +127,7 @@ def _scatter(axes: Axes, trials: Trials, scored: list[Trial], path: str) -> None
         ]
         if points:
             across, up = zip(*points, strict=True)
-            across = across if is_number else tuple(map(str, across))
+            across = across if is_number else tuple(map(_text, across))
             axes.plot(across, up, mark, label=state.value)
     if is_number and _is_wide(given):
         axes.set_xscale("log")
@@ -174,6 +177,14 @@ def _curves(trials: Trials, scored: list[Trial]) -> Figure:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> str:
+    """A value in few letters, of which none is taken for mathematics."""
+    text = " ".join(str(value).split())
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+    return text.replace("$", r"\$")
 
 
 def _is_wide(values: list[Any]) -> bool:

@@ -12,25 +12,30 @@ import yaml
 from jobs.load.tree import leaves, replace, split_dotted, value_at
 from jobs.observed import Progress, read_progress, timestamp, utc_now
 from jobs.plan.sweep import trial_spec
+from jobs.spec.dataset import SourceSpec
 from jobs.spec.sweep import SweepSpec
 from workloads.context import StageContext
 from workloads.sweep.conductor import Conductor
 from workloads.sweep.trials import Trial, Trials, TrialState
 
 _ROWS_SHOWN = 12
-_MAY_NAME_FILES = ("model", "dataset", "rewards")
-"""Sections of a stage where a text may be a path that is looked up beside the spec."""
+_MAY_NAME_FILES = ("model", "train", "validation", "path", "chat_template")
+"""Fields of a stage whose text may be a path that is looked up beside the spec."""
 
 
 def best_spec(context: StageContext, spec: SweepSpec, best: Trial) -> str:
     """The best trial as a job of its own, which runs without the sweep."""
-    stage = trial_spec(spec, best.values).model_dump(mode="json", exclude_defaults=True)
+    trial = trial_spec(spec, best.values)
+    stage = trial.model_dump(mode="json", exclude_defaults=True)
+    if "tuner" in stage:  # its type tells what else it may have, also where it is the default
+        stage["tuner"] = {"type": trial.tuner.type, **stage["tuner"]}
     for field, folder in context.inputs.items():
         place = split_dotted(field.removeprefix("trial."), stage)
         if value_at(stage, place):  # datasets are in their places already
             replace(stage, place, str(folder))
     for place, value in list(leaves(stage)):
-        if place[0] in _MAY_NAME_FILES and isinstance(value, str):
+        key = next(key for key in reversed(place) if isinstance(key, str))
+        if key in _MAY_NAME_FILES and isinstance(value, str):
             replace(stage, place, _absolute(value, context.base_folders))
     stage = {"kind": spec.trial.kind, **stage}
     name = context.layout.run.folder.parent.name
@@ -47,16 +52,21 @@ def best_spec(context: StageContext, spec: SweepSpec, best: Trial) -> str:
     for change in best.changes:
         head += (
             f"# From step {change['step']} on it had these values, and the weights that "
-            f"trial {change['from_trial']} had then: {_values(change['values'])}\n"
+            f"trial {change['from_trial']} had then: "
+            + " ".join(_values(change["values"]).split())
+            + "\n"
         )
     return head + yaml.safe_dump(job, sort_keys=False, allow_unicode=True)
 
 
 def _absolute(text: str, base_folders: Sequence[str]) -> str:
-    """A path from the root where a text names a file or folder beside the spec, else the text."""
-    path, sign, rest = text.partition("#")
-    found = next((Path(b, path) for b in base_folders if path and Path(b, path).exists()), None)
-    return f"{found.resolve()}{sign}{rest}" if found else text
+    """A path from the root where a text names files or a folder beside the spec, else the text."""
+    source = SourceSpec.parse(text)
+    for base in base_folders:
+        path = Path(base, source.path)
+        if path.exists() or (path.parent.is_dir() and any(path.parent.glob(path.name))):
+            return f"{path.resolve()}{text.removeprefix(source.path)}"
+    return text
 
 
 def tell_end(context: StageContext, conductor: Conductor) -> None:
@@ -64,17 +74,16 @@ def tell_end(context: StageContext, conductor: Conductor) -> None:
     trials = conductor.trials
     best = trials.best
     assert best
-    planned = sum(trial.max_steps or 0 for trial in trials.ended)
-    trained = sum(trial.step for trial in trials.ended)
-    stopped = sum(trial.state is TrialState.STOPPED for trial in trials.ended)
-    saved = max(planned - trained, 0)
+    trained = sum(trial.step for trial in trials.trials.values())
+    stopped = [trial for trial in trials.ended if trial.state is TrialState.STOPPED]
+    saved = sum(max((trial.max_steps or 0) - trial.step, 0) for trial in stopped)
     context.event(
         "swept", best=best.index, values=best.values, value=best.value(trials.metric),
-        trials=len(trials.trials), stopped=stopped, steps=trained, steps_saved=saved,
+        trials=len(trials.trials), stopped=len(stopped), steps=trained, steps_saved=saved,
     )  # fmt: skip
-    share = f" ({saved / planned:.0%})" if planned else ""
+    share = f" ({saved / (trained + saved):.0%})" if saved else ""
     context.note(
-        f"best: {line(trials, best)}\n{len(trials.trials)} trials, {stopped} of them stopped "
+        f"best: {line(trials, best)}\n{len(trials.trials)} trials, {len(stopped)} of them stopped "
         f"early: {trained:,} steps trained, {saved:,} saved{share}"
         + (f"; ended since {conductor.ending}" if conductor.ending else "")
     )

@@ -14,11 +14,12 @@ from jobs.errors import RaysmithError
 from jobs.observed import write_phase, write_progress
 from jobs.spec.sweep import SweepSpec
 from storage.commit import begin, commit, discard, read_committed
-from storage.durable import write_atomic
+from storage.durable import link_or_copy, write_atomic
 from workloads.context import StageContext, StageResult
 from workloads.sweep.plots import draw
 from workloads.sweep.report import best_spec, line, progress, tell_end
 from workloads.sweep.search import proposals
+from workloads.sweep.takeover import read_takeover
 from workloads.sweep.trials import Trial, Trials
 
 if TYPE_CHECKING:
@@ -180,14 +181,20 @@ def _trial_ended(context: StageContext, conductor: Conductor, trial: Trial) -> N
     """Tells of a trial, and keeps its weights only where they are of use."""
     context.note(line(conductor.trials, trial))
     conductor.trials.write_table(context.layout.trials_csv)
-    _release(context, conductor.trials, trial)
+    _release(context, conductor.trials)
 
 
-def _release(context: StageContext, trials: Trials, ended: Trial) -> None:
-    """Deletes the weights of trials that are not the best, once they are of no use."""
-    best = trials.best
-    for trial in (ended, *trials.ended):
-        if trial is best:
+def _release(context: StageContext, trials: Trials) -> None:
+    """Deletes the weights of trials that are not the best, once they are of no use.
+
+    A trial that still trains may look better than it will be in the end, so it doesn't count.
+    """
+    going_on = [trial for trial in trials.trials.values() if not trial.state.has_ended]
+    wanted = [read_takeover(context.layout.trial(trial.index)) for trial in going_on]
+    donors = {takeover.donor for takeover in wanted if takeover}
+    best = trials.best_of(trials.ended)
+    for trial in trials.ended:
+        if trial is best or trial.index in donors:
             continue
         layout = context.layout.trial(trial.index)
         for folder in (*layout.checkpoints(), layout.artifact):
@@ -211,12 +218,7 @@ def _keep_best(context: StageContext, spec: SweepSpec, trials: Trials) -> None:
         )
     begin(context.artifact, context.owner)
     for file in manifest.files:
-        target = context.artifact / file.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            target.hardlink_to(folder / file.name)
-        except OSError:
-            shutil.copy2(folder / file.name, target)
+        link_or_copy(folder / file.name, context.artifact / file.name)
     commit(context.artifact, context.owner, {**manifest.meta, "trial": best.index})
     write_atomic(context.layout.best_spec, best_spec(context, spec, best).encode())
     draw(trials, context.attempt.images)

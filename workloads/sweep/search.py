@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.errors import UserError
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from workloads.sweep.trials import Trial
+
+
+_LEAST_DRAWN, _MOST_DRAWN = 2, 10
+"""Trials that are drawn at random before a search begins to learn: a third of all, within these."""
 
 
 class Proposals(Protocol):
@@ -57,17 +62,23 @@ class Optuna:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         samplers = {"optuna": optuna.samplers.TPESampler, "bayesopt": optuna.samplers.GPSampler}
+        self._sampler, self._seed = samplers[spec.search], seed
         direction = "minimize" if spec.mode == "min" else "maximize"
-        self._study = optuna.create_study(
-            sampler=samplers[spec.search](seed=seed), direction=direction
-        )
+        self._study = optuna.create_study(direction=direction)
         self._space = {path: _distribution(d) for path, d in spec.search_space.items()}
         self._choices = {path: d.choice for path, d in spec.search_space.items() if d.choice}
         self._asked: dict[int, Any] = {}
         self.count = trial_count(spec)
+        # Optuna's own number, which is meant for a hundred trials, would leave few sweeps any
+        # trial that is not drawn at random.
+        self._drawn = min(_MOST_DRAWN, max(_LEAST_DRAWN, self.count // 3))
 
     def propose(self, index: int) -> dict[str, Any]:
         """See `Proposals`."""
+        # Each trial has a seed of its own, so that a sweep which goes on neither repeats its first
+        # draws nor depends on how often it was stopped.
+        seed = Random(f"{self._seed}/{index}").getrandbits(32)
+        self._study.sampler = self._sampler(seed=seed, n_startup_trials=self._drawn)
         asked = self._asked[index] = self._study.ask(self._space)
         # Optuna takes no lists and mappings as choices, so it chooses their places.
         return {

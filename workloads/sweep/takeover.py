@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.errors import RaysmithError
-from storage.commit import begin, commit, discard, newest_committed
-from storage.durable import write_atomic
+from storage.commit import begin, commit, discard, read_committed
+from storage.durable import link_or_copy, write_atomic
 from storage.layout import StageLayout, TrialLayout
-from storage.manifest import Owner
+from storage.manifest import MARKER_FILE, Owner, manifest_from_json
 
 _WAIT_S = 120.0
 _TRIES = 5
@@ -30,29 +29,41 @@ class Takeover:
 
 def write_takeover(layout: TrialLayout, takeover: Takeover) -> None:
     """Leaves a trial word of what it shall take over before its next turn."""
+    layout.folder.mkdir(parents=True, exist_ok=True)
     write_atomic(layout.takeover, json.dumps(asdict(takeover)).encode())
 
 
-def take_over(sweep: StageLayout, layout: TrialLayout, owner: Owner) -> int | None:
+def read_takeover(layout: TrialLayout) -> Takeover | None:
+    """What a trial shall take over; None where nothing says so."""
+    try:
+        return Takeover(**json.loads(layout.takeover.read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def take_over(
+    sweep: StageLayout, layout: TrialLayout, owner: Owner, wait_s: float = _WAIT_S
+) -> int | None:
     """Puts the donor's checkpoint in the place of the trial's own, where that is wanted.
 
-    Returns the step of the checkpoint; None where nothing was to be taken over. Killed in between
-    and called again, it does the same again.
+    It is the first that the donor still has of the step that was told, or a later one. Returns its
+    step; None where nothing was to be taken over. Killed in between and called again, it does the
+    same again.
 
     Raises:
         RaysmithError: if the donor leaves no such checkpoint.
     """
-    if not layout.takeover.exists():
+    wanted = read_takeover(layout)
+    if not wanted:
         return None
-    wanted = Takeover(**json.loads(layout.takeover.read_text()))
     for folder in layout.checkpoints():
         discard(folder)
     donor = sweep.trial(wanted.donor)
     for _ in range(_TRIES):
         try:
-            step = _copy_newest(donor, wanted.step, layout, owner)
+            step = _copy(_checkpoint(donor, wanted.step, wait_s), layout, owner)
         except FileNotFoundError:
-            continue  # the donor has a newer one by now, and no longer this
+            continue  # the donor has newer ones by now, and no longer this
         layout.takeover.unlink()
         return step
     raise RaysmithError(
@@ -60,29 +71,35 @@ def take_over(sweep: StageLayout, layout: TrialLayout, owner: Owner) -> int | No
     )
 
 
-def _copy_newest(donor: TrialLayout, least: int, layout: TrialLayout, owner: Owner) -> int:
-    deadline = time.monotonic() + _WAIT_S
-    while not (newest := newest_committed(donor.checkpoints())) or _step(newest.folder) < least:
+def _checkpoint(donor: TrialLayout, least: int, wait_s: float) -> Path:
+    """The donor's first committed checkpoint of that step or later, waited for."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        for folder in donor.checkpoints():
+            if _step(folder) >= least and read_committed(folder):
+                return folder
         if time.monotonic() > deadline:
             raise RaysmithError(
                 f"{donor.folder} has no checkpoint of step {least} or later",
                 "set checkpoint.save_steps so that each report of the metric has one",
             )
         time.sleep(0.1)
-    target = layout.checkpoint(_step(newest.folder))
+
+
+def _copy(checkpoint: Path, layout: TrialLayout, owner: Owner) -> int:
+    """Commits a checkpoint as the trial's. Raises FileNotFoundError if it vanishes meanwhile."""
+    step = _step(checkpoint)
+    manifest = manifest_from_json((checkpoint / MARKER_FILE).read_bytes())
+    target = layout.checkpoint(step)
     begin(target, owner)
-    for file in newest.manifest.files:
-        copy = target / file.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            copy.hardlink_to(newest.folder / file.name)
-        except FileNotFoundError:
-            discard(target)
-            raise
-        except OSError:
-            shutil.copy2(newest.folder / file.name, copy)
-    commit(target, owner, newest.manifest.meta)
-    return _step(target)
+    try:
+        for file in manifest.files:
+            link_or_copy(checkpoint / file.name, target / file.name)
+    except FileNotFoundError:
+        discard(target)
+        raise
+    commit(target, owner, manifest.meta)
+    return step
 
 
 def _step(checkpoint: Path) -> int:

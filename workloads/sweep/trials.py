@@ -1,7 +1,8 @@
 """The trials of a sweep: what each was given, reported and came to, on disk and in memory.
 
 The record is a file of JSON lines to which alone the sweep's driver adds. Whatever it is killed at,
-the lines say which trials have ended, which go on, and what all of them have reported.
+the lines say which trials have ended, which go on, and what all of them have reported. Trials that
+failed start again when the sweep is taken up again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -72,8 +73,11 @@ class Trial:
         return max(self.reports, default=0)
 
     def value(self, metric: str) -> float | None:
-        """Its last report of a metric; None where there is none, or it is not finite."""
-        value = self.reports[self.step].get(metric) if self.reports else None
+        """Its last report of a metric; None where there is none, it is not finite, or the trial
+        has failed."""
+        if not self.reports or self.state is TrialState.FAILED:
+            return None
+        value = self.reports[self.step].get(metric)
         return value if value is not None and math.isfinite(value) else None
 
 
@@ -95,8 +99,7 @@ class Trials:
             if event["event"] == "opened":
                 self.seconds_before += last - begun if begun is not None and last else 0.0
                 begun = event["at"]
-            else:
-                self._apply(event)
+            self._apply(event)
             last = event["at"]
         self.seconds_before += last - begun if begun is not None and last else 0.0
         self._file = self.path.open("a", encoding="utf-8")
@@ -137,12 +140,15 @@ class Trials:
     @property
     def best(self) -> Trial | None:
         """The trial with the best last value, the earlier of two alike."""
+        return self.best_of(self.trials.values())
+
+    def best_of(self, trials: Iterable[Trial]) -> Trial | None:
+        """The best of these trials; None where none has a value."""
         sign = 1 if self.mode == "min" else -1
         scored = [
             (sign * value, trial.index, trial)
-            for trial in self.trials.values()
-            if trial.state is not TrialState.FAILED
-            and (value := trial.value(self.metric)) is not None
+            for trial in trials
+            if (value := trial.value(self.metric)) is not None
         ]
         return min(scored)[2] if scored else None
 
@@ -177,6 +183,9 @@ class Trials:
 
     def _apply(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "opened":
+            for trial in self.trials.values():
+                if trial.state is TrialState.FAILED:  # it starts again, from its beginning
+                    trial.state, trial.reports = TrialState.PAUSED, {}
             return
         index = event["trial"]
         if event["event"] == "started":

@@ -121,7 +121,8 @@ class Turn:
             if record:
                 return record
             if is_over and self._ended:
-                return self._ended
+                # Training may have ended by itself before it was seen that the metric is missing.
+                return {**self._ended, **(_failed(self._missing) if self._missing else {})}
             time.sleep(_POLL_S)
 
     def _next_record(self) -> dict[str, Any] | None:
@@ -175,8 +176,6 @@ class Turn:
             self._follow(context)
             result: StageResult = load_function(WORKLOADS[context.stage.kind].run)(context)
             context.event("timings", seconds=dict(result.timings))
-            if self._missing:
-                raise self._missing
             if result.finished:
                 return _outcome(TrialState.FINISHED)
             state, reason = read_order(self._layout.order)
@@ -282,10 +281,11 @@ def _outcome(state: TrialState, reason: str | None = None) -> dict[str, Any]:
 
 def _failed(error: BaseException) -> dict[str, Any]:
     kind = classify(error)
-    reason = f"{kind.value}: {str(error).strip() or type(error).__name__}"
+    ours = error if isinstance(error, RaysmithError) else None
+    text = (ours.message if ours else str(error)).strip()
     return {
-        **_outcome(TrialState.FAILED, reason),
+        **_outcome(TrialState.FAILED, f"{kind.value}: {text or type(error).__name__}"),
         "class": kind.value,
-        "remedy": error.remedy if isinstance(error, RaysmithError) else None,
+        "remedy": ours.remedy if ours else None,
         "is_common": isinstance(error, MetricMissing),
     }

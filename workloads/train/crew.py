@@ -44,26 +44,30 @@ class Mailbox:
     """Where a group fetches its orders. A Ray actor."""
 
     def __init__(self) -> None:
-        self._orders: list[Order] = []
+        self._orders: dict[int, Order] = {}
+        self._posted = 0
         self._outcomes: dict[int, dict[str, Any]] = {}
         self._news = asyncio.Condition()
 
     async def post(self, order: Order) -> int:
         """Adds an order; gives its number."""
         async with self._news:
-            self._orders.append(order)
+            number, self._posted = self._posted, self._posted + 1
+            self._orders[number] = order
             self._news.notify_all()
-            return len(self._orders) - 1
+            return number
 
     async def order(self, number: int) -> Order:
         """The order of a number, as soon as there is one."""
         async with self._news:
-            await self._news.wait_for(lambda: number < len(self._orders))
+            await self._news.wait_for(lambda: number in self._orders)
             return self._orders[number]
 
     async def finish(self, number: int, outcome: dict[str, Any]) -> None:
-        """Takes what the first worker returned for an order."""
+        """Takes what the first worker returned for an order. The others have fetched it by then,
+        since they train together, so it is let go, with the rows that it holds."""
         async with self._news:
+            del self._orders[number]
             self._outcomes[number] = outcome
             self._news.notify_all()
 
@@ -122,7 +126,7 @@ class Crew:
         """
         import ray
 
-        if self._group is None:
+        if self._group is None or not self._group.thread.is_alive():
             self._group = _Group(make_trainer, self._scratch)
         group = self._group
         number = ray.get(group.mailbox.post.remote(order))

@@ -20,6 +20,7 @@ from jobs.observed import write_phase
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sft import SftSpec
 from storage.commit import Newest, begin, commit, newest_committed, read_committed
+from storage.durable import link_or_copy
 from workloads.context import StageContext
 from workloads.data.sources import found_template
 from workloads.data.stream import Stream
@@ -162,7 +163,7 @@ def publish(context: StageContext, step: int, model: StartModel) -> None:
     begin(context.artifact, context.owner)
     for file in manifest.files:
         if not file.name.startswith(_ONLY_IN_CHECKPOINTS):
-            _link(checkpoint / file.name, context.artifact / file.name)
+            link_or_copy(checkpoint / file.name, context.artifact / file.name)
     meta = {
         "type": context.stage.produces,
         "step": step,
@@ -170,10 +171,3 @@ def publish(context: StageContext, step: int, model: StartModel) -> None:
         "base_name": model.source.name,
     }
     commit(context.artifact, context.owner, meta)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)

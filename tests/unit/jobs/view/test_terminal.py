@@ -124,3 +124,21 @@ def _drawn(view: LiveView) -> str:
     with console.capture() as capture:
         console.print(view.render())
     return capture.get()
+
+
+def test_a_stage_that_runs_shows_its_table_under_the_bar() -> None:
+    rows = (("trial", "eval_loss"), ("0", "1.25"), ("1", "['q_proj'] [bold]"))
+    stream = io.StringIO()
+    view = LiveView([SFT, MERGE], stream)
+    view.stage_changed(SFT.model_copy(update={"state": StageState.RUNNING, "attempt": 1}))
+    view.progress("sft", Progress(step=1, max_steps=4, unit="trials", table=rows))
+    console = Console(file=stream, width=80)
+    console.print(view.render())
+    lines = [line.split() for line in stream.getvalue().splitlines()]
+    assert ["trial", "eval_loss"] in [line[-2:] for line in lines]
+    assert ["0", "1.25"] in [line[-2:] for line in lines]
+    assert "['q_proj'] [bold]" in stream.getvalue()
+    view.stage_changed(SFT.model_copy(update={"state": StageState.SUCCEEDED, "attempt": 1}))
+    stream.truncate(0)
+    console.print(view.render())
+    assert "eval_loss" not in stream.getvalue()
