@@ -3,7 +3,8 @@
 import csv
 import json
 import signal
-import time
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.integration.test_run import finish, gone, start, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
+STEPS = 160
 TRIAL = """
     trial:
       kind: sft
@@ -31,7 +33,6 @@ TRIAL = """
       checkpoint: {{save_steps: 4}}
     metric: eval_loss
     mode: min
-    max_concurrent_trials: 2
 """
 
 
@@ -66,14 +67,27 @@ def table(storage: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(sweep_of(storage).trials_csv.read_text().splitlines()))
 
 
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that train."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def test_a_killed_sweep_goes_on_and_finds_the_best(tiny_model: Path, tmp_path: Path) -> None:
+    # With room for one token no row is left to train on: the last trial fails.
     space = """
     search_space:
-      training.learning_rate: {grid: [3e-2, 1e-5, 1e-3]}
-      tuner.rank: {grid: [2, 8]}
-    scheduler: {type: asha, grace_period: 4, reduction_factor: 2}
+      training.learning_rate: {zip: [3e-2, 1e-5, 1e-3, 3e-2, 1e-5, 1e-3, 1e-3]}
+      tuner.rank: {zip: [2, 2, 2, 8, 8, 8, 8]}
+      dataset.max_length: {zip: [64, 64, 64, 64, 64, 64, 1]}
+    max_concurrent_trials: 2
+    scheduler: {type: asha, grace_period: 8, reduction_factor: 2}
 """
-    job, storage = write_job(tmp_path, tiny_model, 16, space), tmp_path / "runs"
+    job, storage = write_job(tmp_path, tiny_model, STEPS, space), tmp_path / "runs"
 
     process = start(job, storage)
     wait_until(lambda: any(e["event"] == "ended" for e in events(storage)), process)
@@ -86,29 +100,29 @@ def test_a_killed_sweep_goes_on_and_finds_the_best(tiny_model: Path, tmp_path: P
 
     # A worker that is lost on the way costs its trial a new attempt, and the sweep nothing.
     process = start(job, storage)
-    begun = len(before)
-    wait_until(lambda: any(e["event"] == "report" for e in events(storage)[begun:]), process)
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "RayTrainWorker" in " ".join(child.cmdline())
-    ]
-    workers[0].send_signal(signal.SIGKILL)
+    wait_until(lambda: workers_of(process), process)
+    # What was recorded before the kill, and not yet reported, is reported without a worker.
+    known = len(events(storage))
+    wait_until(lambda: any(e["event"] == "report" for e in events(storage)[known:]), process)
+    workers_of(process)[0].send_signal(signal.SIGKILL)
     output = finish(process)
 
-    ended = {e["trial"] for e in before if e["event"] == "ended"}
+    ended = {e["trial"] for e in before if e["event"] == "ended" and e["state"] != "failed"}
     after = events(storage)[len(before) :]
     assert ended
     assert not ended & {e["trial"] for e in after if e["event"] == "started"}
     rows = table(storage)
+    *rows, bad = rows
     assert len(rows) == 6
     assert {row["state"] for row in rows} == {"finished", "stopped"}
+    assert bad["state"] == "failed"
+    assert bad["reason"].startswith("user_error: dataset.train: no row is left to train on")
     assert sum(int(row["recoveries"]) for row in rows) >= 1
     assert all(row["reason"].startswith("asha") for row in rows if row["state"] == "stopped")
-    assert all(int(row["step"]) < 16 for row in rows if row["state"] == "stopped")
+    assert all(int(row["step"]) < STEPS for row in rows if row["state"] == "stopped")
     best = min(rows, key=lambda row: float(row["eval_loss"]))
     assert f"best: trial_{int(best['trial']):04d}" in output
-    saved = 6 * 16 - sum(int(row["step"]) for row in rows)
+    saved = 6 * STEPS - sum(int(row["step"]) for row in rows)
     assert f"{saved:,} saved" in output
     assert saved > 0
     images = sweep_of(storage).attempt(2).images
@@ -137,8 +151,9 @@ def _same_as_a_run_of_its_own(storage: Path, best: dict[str, str], tmp_path: Pat
 def test_a_population_learns_from_its_best(tiny_model: Path, tmp_path: Path) -> None:
     space = """
     search_space:
-      training.learning_rate: {choice: [1e-6, 1e-2]}
+      training.learning_rate: {loguniform: [1e-6, 1e-2]}
     num_samples: 4
+    max_concurrent_trials: 1
     scheduler: {type: pbt, perturbation_interval: 4, resample_probability: 0}
 """
     job, storage = write_job(tmp_path, tiny_model, 12, space), tmp_path / "runs"
@@ -160,25 +175,3 @@ def test_a_population_learns_from_its_best(tiny_model: Path, tmp_path: Path) -> 
     ]["metrics"]["eval_loss"]
     after = next(e for e in own if record.index(e) > place)["metrics"]["eval_loss"]
     assert abs(after - donor) < abs(after - before)
-
-
-def test_trials_that_fail_end_no_sweep_until_too_many_do(tiny_model: Path, tmp_path: Path) -> None:
-    # With room for one token no row is left to train on.
-    space = """
-    search_space:
-      dataset.max_length: {grid: [64, 1]}
-    max_failed_trials: 1
-"""
-    job, storage = write_job(tmp_path, tiny_model, 4, space), tmp_path / "runs"
-    finish(start(job, storage))
-    good, bad = table(storage)
-    assert (good["state"], bad["state"]) == ("finished", "failed")
-    assert bad["reason"].startswith("user_error: dataset.train: no row is left to train on")
-
-    job.write_text(job.read_text().replace("[64, 1]", "[2, 1]"))
-    began = time.monotonic()
-    process = start(job, tmp_path / "others")
-    output, errors = process.communicate(timeout=500)
-    assert process.returncode == 2, output + errors
-    assert "2 trials failed, more than max_failed_trials: 1 allows" in output + errors
-    assert time.monotonic() - began < 300

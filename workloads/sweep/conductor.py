@@ -120,6 +120,10 @@ class Conductor:
         trial = self.trials.trials[index]
         self.trials.report(trial, step, max_steps, metrics)
         verdict = self.judge.judge(trial, step, metrics[self.spec.metric])
+        scheduler = self.spec.scheduler
+        if isinstance(scheduler, PbtSpec) and step >= scheduler.perturbation_interval:
+            # The judge knows nothing of those who have not begun.
+            verdict = "pause" if self._has_more else verdict
         if step >= max_steps or self.ending:
             return
         if verdict == "pause":

@@ -1,17 +1,15 @@
-"""The mailbox of workers that stay, and how rows are shared out among them."""
+"""The mailbox of workers that stay."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, cast
 
-from workloads.train.crew import Mailbox, Order, shards
+from workloads.train.crew import Mailbox, Order
 
 
 def _order(name: str) -> Order:
-    return Order(lambda config: name, cast(Any, name), [{}])
+    return Order(lambda config: name, cast(Any, name), {})
 
 
 def test_workers_wait_for_an_order_and_all_get_it() -> None:
@@ -54,34 +52,3 @@ def test_nothing_is_kept_of_an_order_that_was_carried_out() -> None:
         assert (mailbox._orders, mailbox._outcomes) == ({}, {})
 
     asyncio.run(talk())
-
-
-@dataclass
-class FakeDataset:
-    """Is split as Ray's datasets are."""
-
-    name: str
-    context: Any = field(
-        default_factory=lambda: SimpleNamespace(
-            execution_options=SimpleNamespace(preserve_order=False)
-        )
-    )
-
-    def streaming_split(self, parts: int, *, equal: bool) -> list[str]:
-        assert equal
-        return [f"{self.name} {part + 1}/{parts}" for part in range(parts)]
-
-
-def test_each_worker_has_its_part_in_order() -> None:
-    datasets: dict[str, Any] = {name: FakeDataset(name) for name in ("train", "eval")}
-    assert shards(datasets, 2) == [
-        {"train": "train 1/2", "eval": "eval 1/2"},
-        {"train": "train 2/2", "eval": "eval 2/2"},
-    ]
-    assert all(each.context.execution_options.preserve_order for each in datasets.values())
-
-
-def test_a_lone_worker_has_all_rows() -> None:
-    datasets: dict[str, Any] = {"train": FakeDataset("train")}
-    assert shards(datasets, 1) == [datasets]
-    assert datasets["train"].context.execution_options.preserve_order
