@@ -72,7 +72,8 @@ def overhead(folder: Path, model: str, trials: int) -> str:
     # The first of each worker's trials waits for the worker.
     each = (ends[-1] - ends[1]) / (len(ends) - 2)
     early = max(rss for count, rss in memory if 2 <= count <= trials / 4)
-    late = max(rss for count, rss in memory if count >= trials * 3 / 4)
+    # After the last one, pictures are drawn.
+    late = max(rss for count, rss in memory if trials * 3 / 4 <= count < trials)
     return (
         f"overhead: {trials} trials, {each:.2f} s from one to the next with 2 at a time, so "
         f"{2 * each:.2f} s each, one step of training included (1.5 at most from one to the "
