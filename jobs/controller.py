@@ -265,9 +265,9 @@ class Controller:
         Raises:
             Interrupted: if there is nothing to save, or no wish to.
         """
-        attempt = context.attempt
-        serves = attempt.service_json.exists()
-        if self._stops > 1 or not (serves or attempt.worker_log(0).exists()):
+        attempt, serves = context.attempt, context.attempt.service_json.exists()
+        trains = attempt.worker_log(0).exists() or context.layout.trials_jsonl.exists()
+        if self._stops > 1 or not (serves or trains):
             self._move(context.stage, StageState.STOPPED)
             self.record.finish(RunState.STOPPED)
             raise Interrupted("stopped at once", "the same command goes on where this was")

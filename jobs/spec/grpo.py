@@ -157,10 +157,10 @@ class GrpoSpec(StageSpec):
                 f"{self.rollout.actors} and resources.workers {self.resources.workers}; make them "
                 "equal"
             )
-        if self.rollout.colocate and not self.resources.gpus_per_worker:
+        if self.rollout.colocate and self.resources.gpus_per_worker < 1:
             raise ValueError(
-                "rollout.colocate shares GPUs, and training has none; remove it, or set "
-                "resources.gpus_per_worker"
+                "rollout.colocate shares the workers' GPUs, and they have no whole ones; remove "
+                "it, or set resources.gpus_per_worker to 1"
             )
         if self.rollout.tensor_parallel_size > 1 and not (
             self.resources.gpus_per_worker or self.rollout.gpus_per_actor

@@ -84,7 +84,7 @@ def run(context: StageContext) -> StageResult:
                 canary=tuple(canary),
                 backend=_backend(spec),
             )
-            share = 1 - _COLOCATED_ENGINE if spec.rollout.colocate else 1.0
+            share = 1 - _COLOCATED_ENGINE if spec.rollout.colocate else None
             result = fit(context, train_worker, learner, gpu_share=share)
             _tell_report(context, coordinator)
         finished, timings = result["finished"], timings | result["timings"]

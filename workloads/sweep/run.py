@@ -97,7 +97,7 @@ def trials_at_once(spec: SweepSpec, count: int) -> int:
 
 def _gpus(spec: SweepSpec) -> float:
     resources = spec.trial.resources
-    return float(resources.gpus_per_worker * resources.workers)
+    return resources.gpus_per_worker * resources.workers
 
 
 def _fit(context: StageContext, conductor: Conductor, at_once: int) -> None:

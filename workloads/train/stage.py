@@ -79,16 +79,19 @@ def fit(
     worker: WorkerFunction,
     task: TrainTask,
     streams: Mapping[str, Stream] | None = None,
-    gpu_share: float = 1.0,
+    gpu_share: float | None = None,
 ) -> dict[str, Any]:
     """Runs `worker` on the stage's workers. Returns what the first of them returned.
+
+    `gpu_share` is the part of a GPU that a worker has, where that is not what the spec says.
 
     Raises:
         RaysmithError: if a worker failed; the cause is the worker's error.
     """
     from ray.train import WorkerGroupError
 
-    make = partial(_trainer, context, task, gpu_share)
+    share = task.spec.resources.gpus_per_worker if gpu_share is None else gpu_share
+    make = partial(_trainer, context, task, share)
     scratch, streams = context.attempt.folder / "ray_train", streams or {}
     try:
         if context.shared:

@@ -14,11 +14,11 @@ from tests.unit.jobs.controller.bench import DONE, Bench, Run, commits
 from workloads.context import StageContext, StageResult
 
 
-def _trains(until: threading.Event, finished: bool) -> Run:
+def _trains(until: threading.Event, finished: bool, sweeps: bool = False) -> Run:
     """A stage that tells progress and goes on until it is let go."""
 
     def run(context: StageContext) -> StageResult:
-        context.attempt.worker_log(0).touch()
+        (context.layout.trials_jsonl if sweeps else context.attempt.worker_log(0)).touch()
         write_progress(context.attempt.progress_json, Progress(step=1, max_steps=9))
         assert until.wait(60)
         return StageResult(finished)
@@ -39,9 +39,10 @@ def _stops_once(bench: Bench, asked: threading.Event) -> Callable[[], None]:
     return stop
 
 
-def test_the_first_stop_asks_for_a_checkpoint(bench: Bench) -> None:
+@pytest.mark.parametrize("sweeps", [False, True])
+def test_the_first_stop_asks_for_a_checkpoint(bench: Bench, sweeps: bool) -> None:
     asked = threading.Event()
-    bench.work(sft=_trains(asked, finished=False))
+    bench.work(sft=_trains(asked, finished=False, sweeps=sweeps))
     bench.view.on_progress = _stops_once(bench, asked)
     before = signal.getsignal(signal.SIGTERM)
     assert bench.run() is RunState.STOPPED
