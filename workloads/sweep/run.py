@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,25 +75,26 @@ def _conduct(context: StageContext, spec: SweepSpec, trials: Trials) -> Conducto
     for trial in trials.ended:
         context.note(f"{trial.name} has {trial.state}: kept")
     if not conductor.is_over:
-        at_once = trials_at_once(spec, conductor.proposals.count)
+        at_once = trials_at_once(context, spec, conductor.proposals.count)
         _fit(context, conductor, at_once)
     return conductor
 
 
-def trials_at_once(spec: SweepSpec, count: int) -> int:
-    """How many trials run at the same time: what the spec says, else what there is room for."""
+def trials_at_once(context: StageContext, spec: SweepSpec, count: int) -> int:
+    """How many trials run at the same time: as many as the spec says, and there is room for."""
     import ray
 
-    if spec.max_concurrent_trials:
-        return min(spec.max_concurrent_trials, count)
     resources, trial = ray.cluster_resources(), spec.trial
+    # What a process gets at least, however many there are.
+    cpus = trial.cpus_per_process or context.cluster.cpus_per_worker(sys.maxsize)
+    # One core stays for the tasks that read data beside training.
+    room = (resources.get("CPU", 1) - 1) / (cpus * trial.processes_at_once)
     if gpus := _gpus(spec):
-        room = resources.get("GPU", 0) / gpus
-    else:
-        cpus = trial.cpus_per_process or 1
-        # One core stays for the tasks that read data beside training.
-        room = (resources.get("CPU", 1) - 1) / (cpus * trial.processes_at_once)
-    return max(min(int(room), count), 1)
+        room = min(room, resources.get("GPU", 0) / gpus)
+    wanted = spec.max_concurrent_trials
+    if wanted and wanted > room:
+        context.note(f"the cluster has room for {int(room)} trials at a time, not {wanted}")
+    return max(min(int(room), wanted or count, count), 1)
 
 
 def _gpus(spec: SweepSpec) -> float:

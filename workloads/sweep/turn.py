@@ -29,6 +29,7 @@ from workloads import WORKLOADS, load_function
 from workloads.context import Shared, StageContext, StageResult
 from workloads.failures import classify
 from workloads.process_log import log_file
+from workloads.sweep.board import write_hparams
 from workloads.sweep.takeover import take_over
 from workloads.sweep.trials import STEP, TrialState
 from workloads.train.checkpoint import STATE_FILE
@@ -176,6 +177,7 @@ class Turn:
             self._follow(context)
             result: StageResult = load_function(WORKLOADS[context.stage.kind].run)(context)
             context.event("timings", seconds=dict(result.timings))
+            self._tell_board(context)
             if result.finished:
                 return _outcome(TrialState.FINISHED)
             state, reason = read_order(self._layout.order)
@@ -227,6 +229,13 @@ class Turn:
         message = f"what the trials record has no metric '{metric}'"
         self._missing = MetricMissing(message, nearest(metric, names))
         self._layout.stop_request.touch()
+
+    def _tell_board(self, context: StageContext) -> None:
+        """Leaves for TensorBoard what the trial was given and has come to so far."""
+        metric, path = self._task.spec.metric, context.attempt.logging_jsonl
+        values = [record[metric] for record in _Tail(path).read() if metric in record]
+        if values:
+            write_hparams(context.attempt.tensorboard, self._values, metric, values[-1])
 
     def _publish(self, context: StageContext) -> None:
         """Leaves the model of a trial that was stopped before its end."""
