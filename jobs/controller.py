@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ from jobs.record import (
     new_run_id,
     read_progress,
 )
-from jobs.state import FailureClass, RunState, StageState
+from jobs.state import RunState, StageState
 from jobs.view.terminal import View
 from storage.commit import read_committed
 from storage.layout import Layout
@@ -42,11 +41,10 @@ from storage.manifest import Owner
 from workloads import WORKLOADS, load_function
 from workloads.check import Checked
 from workloads.context import Cluster, StageContext, StageResult
-from workloads.failures import classify
+from workloads.failures import Retries, classify
 from workloads.process_log import log_file
 
 _POLL_S = 0.2
-_FIRST_BACKOFF_S = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 log = logging.getLogger("raysmith")
@@ -149,7 +147,7 @@ class Controller:
 
     def _run_stage(self, stage: StagePlan) -> RunState:
         key = self.job.checked.keys[stage.name]
-        failures: Counter[FailureClass] = Counter()
+        retries = Retries()
         while True:
             attempt = self.record.status.stage(stage.name).attempt + 1
             self._move(stage, StageState.RUNNING, attempt=attempt, key=key)
@@ -159,23 +157,21 @@ class Controller:
                 return self._ended(stage, outcome, context.artifact)
             if self._stops:
                 return self._ended(stage, StageResult(finished=False), context.artifact)
-            if not self._try_again(stage, outcome, failures):
+            if not self._try_again(stage, outcome, retries):
                 return RunState.FAILED
 
-    def _try_again(
-        self, stage: StagePlan, error: BaseException, failures: Counter[FailureClass]
-    ) -> bool:
+    def _try_again(self, stage: StagePlan, error: BaseException, retries: Retries) -> bool:
         """Records a failure; waits and returns true where its class allows another attempt."""
         kind = classify(error)
-        failures[kind] += 1
+        wait_s = retries.wait_s(kind)
         reason = {"reason": kind, "message": str(error) or type(error).__name__}
-        if failures[kind] > kind.max_retries:
+        if wait_s is None:
             self.failure = error
             self._move(stage, StageState.FAILED, **reason)
             return False
         recoveries = self.record.status.stage(stage.name).recoveries + 1
         self._move(stage, StageState.RETRYING, **reason, recoveries=recoveries)
-        time.sleep(_FIRST_BACKOFF_S * 2 ** (failures[kind] - 1))
+        time.sleep(wait_s)
         return True
 
     def _ended(self, stage: StagePlan, result: StageResult, artifact: Path) -> RunState:

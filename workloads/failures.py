@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from jobs.errors import ClusterError, GateNotMet, UserError
 from jobs.state import FailureClass
 
+_FIRST_BACKOFF_S = 1.0
+
 LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
 """What a worker's error says when it is another worker that was lost."""
+
+
+class Retries:
+    """How often something is tried again after failures: by their class, after longer waits."""
+
+    def __init__(self) -> None:
+        self._failures: Counter[FailureClass] = Counter()
+
+    def wait_s(self, kind: FailureClass) -> float | None:
+        """Counts a failure. Seconds to wait before the next try; None where there is none."""
+        self._failures[kind] += 1
+        if self._failures[kind] > kind.max_retries:
+            return None
+        return _FIRST_BACKOFF_S * 2 ** (self._failures[kind] - 1)
 
 
 def classify(error: BaseException) -> FailureClass:

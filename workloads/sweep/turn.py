@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from storage.layout import StageLayout
 from storage.manifest import Owner
 from workloads import WORKLOADS, load_function
 from workloads.context import Shared, StageContext, StageResult
-from workloads.failures import classify
+from workloads.failures import Retries, classify
 from workloads.process_log import log_file
 from workloads.sweep.board import write_hparams
 from workloads.sweep.takeover import take_over
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from workloads.train.crew import Crew
 
 _POLL_S = 0.05
-_FIRST_BACKOFF_S = 1.0
 
 log = logging.getLogger("raysmith")
 
@@ -153,18 +152,17 @@ class Turn:
         self._ended = {**ended, "seconds": seconds, "recoveries": self._recoveries, "done": True}
 
     def _train(self) -> dict[str, Any]:
-        failures: Counter[FailureClass] = Counter()
+        retries = Retries()
         while True:
             try:
                 return self._attempt()
             except Exception as error:
-                kind = classify(error)
-                failures[kind] += 1
-                if failures[kind] > kind.max_retries:
+                wait_s = retries.wait_s(classify(error))
+                if wait_s is None:
                     raise
                 self._recoveries += 1
                 log.warning("%s; the trial is tried again", error)
-                time.sleep(_FIRST_BACKOFF_S * 2 ** (failures[kind] - 1))
+                time.sleep(wait_s)
 
     def _attempt(self) -> dict[str, Any]:
         context = self._context()

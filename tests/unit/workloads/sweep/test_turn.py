@@ -15,6 +15,7 @@ from jobs.plan.resolve import StagePlan
 from storage.commit import begin, commit
 from storage.manifest import Owner
 from tests.unit.workloads.sweep.bench import Sweep, make_spec
+from workloads import failures
 from workloads.context import StageContext, StageResult
 from workloads.sweep.takeover import Takeover, write_takeover
 from workloads.sweep.trials import TrialState
@@ -40,7 +41,7 @@ def _evaluated(step: int, loss: float) -> dict[str, Any]:
 @pytest.fixture
 def begin_turn(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> Begin:
     """Begins a turn that trains by a function; `reported` and `metric` by name."""
-    monkeypatch.setattr(turn_module, "_FIRST_BACKOFF_S", 0.0)
+    monkeypatch.setattr(failures, "_FIRST_BACKOFF_S", 0.0)
     monkeypatch.setattr(turn_module, "_POLL_S", 0.001)
 
     def begin_turn(train: Train, reported: int = 0, metric: str = "eval_loss") -> Turn:
