@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from jobs.errors import RaysmithError, UserError
-from storage.durable import TEMP_PREFIX, fsync_file, fsync_folder, write_atomic
+from storage.durable import TEMP_PREFIX, fsync_file, fsync_folder, link_or_copy, write_atomic
 from storage.manifest import (
     JSON,
     MARKER_FILE,
@@ -115,6 +115,25 @@ def commit(folder: Path, owner: Owner, meta: Mapping[str, JSON]) -> Manifest:
     write_atomic(folder / MARKER_FILE, manifest_to_json(manifest))
     fsync_folder(folder.parent)
     return manifest
+
+
+def adopt(
+    source: Path, manifest: Manifest, folder: Path, owner: Owner, meta: Mapping[str, JSON],
+    leave_out: tuple[str, ...] = (),
+) -> Manifest:  # fmt: skip
+    """Commit the files of a committed folder in another one, linked where the disk knows how.
+
+    `leave_out` are beginnings of names that stay behind.
+
+    Raises:
+        FileNotFoundError: `source` is being deleted.
+        StaleAttempt, ForeignFolder, OSError: as `begin` and `commit`.
+    """
+    begin(folder, owner)
+    for file in manifest.files:
+        if not file.name.startswith(leave_out):
+            link_or_copy(source / file.name, folder / file.name)
+    return commit(folder, owner, meta)
 
 
 def discard(folder: Path) -> None:

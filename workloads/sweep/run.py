@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from jobs.errors import RaysmithError
 from jobs.observed import write_phase, write_progress
 from jobs.spec.sweep import SweepSpec
-from storage.commit import begin, commit, discard, read_committed
-from storage.durable import link_or_copy, write_atomic
+from storage.commit import adopt, discard, read_committed
+from storage.durable import write_atomic
 from workloads.context import StageContext, StageResult
 from workloads.sweep.plots import draw
 from workloads.sweep.report import best_spec, line, progress, tell_end
@@ -218,9 +218,7 @@ def _keep_best(context: StageContext, spec: SweepSpec, trials: Trials) -> None:
             f"no trial came to a value of {spec.metric}, so there is no best one",
             f"see {context.layout.trials_csv}, and the logs of the trials beside it",
         )
-    begin(context.artifact, context.owner)
-    for file in manifest.files:
-        link_or_copy(folder / file.name, context.artifact / file.name)
-    commit(context.artifact, context.owner, {**manifest.meta, "trial": best.index})
+    meta = {**manifest.meta, "trial": best.index}
+    adopt(folder, manifest, context.artifact, context.owner, meta)
     write_atomic(context.layout.best_spec, best_spec(context, spec, best).encode())
     draw(trials, context.attempt.images)

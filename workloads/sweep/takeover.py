@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.errors import RaysmithError
-from storage.commit import begin, commit, discard, read_committed
-from storage.durable import link_or_copy, write_atomic
+from storage.commit import adopt, discard, read_committed
+from storage.durable import write_atomic
 from storage.layout import StageLayout, TrialLayout
 from storage.manifest import MARKER_FILE, Owner, manifest_from_json
 
@@ -91,14 +91,11 @@ def _copy(checkpoint: Path, layout: TrialLayout, owner: Owner) -> int:
     step = _step(checkpoint)
     manifest = manifest_from_json((checkpoint / MARKER_FILE).read_bytes())
     target = layout.checkpoint(step)
-    begin(target, owner)
     try:
-        for file in manifest.files:
-            link_or_copy(checkpoint / file.name, target / file.name)
+        adopt(checkpoint, manifest, target, owner, manifest.meta)
     except FileNotFoundError:
         discard(target)
         raise
-    commit(target, owner, manifest.meta)
     return step
 
 

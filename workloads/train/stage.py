@@ -19,8 +19,7 @@ from jobs.errors import RaysmithError
 from jobs.observed import write_phase
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sft import SftSpec
-from storage.commit import Newest, begin, commit, newest_committed, read_committed
-from storage.durable import link_or_copy
+from storage.commit import Newest, adopt, newest_committed, read_committed
 from workloads.context import StageContext
 from workloads.data.sources import found_template
 from workloads.data.stream import Stream
@@ -163,14 +162,10 @@ def publish(context: StageContext, step: int, model: StartModel) -> None:
     manifest = read_committed(checkpoint)
     if manifest is None:
         raise RaysmithError(f"the last checkpoint, {checkpoint}, is not whole", "run the job again")
-    begin(context.artifact, context.owner)
-    for file in manifest.files:
-        if not file.name.startswith(_ONLY_IN_CHECKPOINTS):
-            link_or_copy(checkpoint / file.name, context.artifact / file.name)
     meta = {
         "type": context.stage.produces,
         "step": step,
         "base": model.folder,
         "base_name": model.source.name,
     }
-    commit(context.artifact, context.owner, meta)
+    adopt(checkpoint, manifest, context.artifact, context.owner, meta, _ONLY_IN_CHECKPOINTS)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import storage.commit as commit_module
 from jobs.errors import RaysmithError
 from storage.commit import begin, commit, discard, read_committed
 from storage.durable import link_or_copy
@@ -115,9 +116,9 @@ def test_killed_in_between_it_is_done_again(
 
     with monkeypatch.context() as patch:
         if at == "the end":
-            patch.setattr(takeover, "commit", commit_and_die)
+            patch.setattr(commit_module, "commit", commit_and_die)
         else:
-            patch.setattr(takeover, at, die)
+            patch.setattr(takeover if at == "discard" else commit_module, at, die)
         with pytest.raises(Killed):
             _take(sweep)
     assert read_takeover(own) == Takeover(0, 8)
@@ -138,7 +139,7 @@ def test_a_donor_that_deletes_the_checkpoint_meanwhile_gives_its_next_one(
             discard(donor.checkpoint(8))
         link_or_copy(source, target)
 
-    monkeypatch.setattr(takeover, "link_or_copy", prune_first)
+    monkeypatch.setattr(commit_module, "link_or_copy", prune_first)
     assert _take(sweep) == 12
     assert _found(own) == {"checkpoint-12": "donor 12"}
 
@@ -149,7 +150,7 @@ def test_a_donor_that_is_always_faster_is_an_error(
     def vanish(source: Path, target: Path) -> None:
         raise FileNotFoundError(source)
 
-    monkeypatch.setattr(takeover, "link_or_copy", vanish)
+    monkeypatch.setattr(commit_module, "link_or_copy", vanish)
     with pytest.raises(RaysmithError, match="could be copied") as caught:
         _take(sweep)
     assert caught.value.remedy == "keep more: checkpoint.save_total_limit"
