@@ -190,6 +190,11 @@ class StageLayout:
         """The folder of a model that the stage asks. Raises UserError for a bad name."""
         return AnswersLayout(self.folder / "models" / check_name(name, "model name"))
 
+    @property
+    def attempts(self) -> int:
+        """How many attempts have a folder; the newest has this number."""
+        return sum(1 for folder in _folders(self.folder) if folder.name.startswith("attempt_"))
+
     def attempt(self, number: int) -> AttemptLayout:
         """The folder of an attempt, numbered from 1. Raises ValueError below that."""
         if number < 1:

@@ -26,6 +26,9 @@ __all__ = ["TrialSpec", "Values", "drawn", "fit", "metric_names", "trial_count",
 Values = Mapping[str, JsonValue]
 """What a trial has in the place of what is written, by dotted path into the trial."""
 
+MOST_DRAWN = 1000
+"""Trials whose values are looked at before any of them runs."""
+
 _STAGE = "trial"
 _PREFIX = f"stages.{_STAGE}."
 

@@ -15,6 +15,7 @@ from jobs.load.unknown_keys import nearest
 from jobs.plan.search_paths import field_of, path_complaint
 from jobs.plan.sweep import (
     EVALUATED,
+    MOST_DRAWN,
     Fit,
     TrialSpec,
     Values,
@@ -26,9 +27,6 @@ from jobs.plan.sweep import (
 )
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sweep import DomainSpec, SweepSpec
-
-_MOST_DRAWN = 1000
-"""Trials whose values are looked at together."""
 
 _BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 """What pydantic calls a number of the right type that is out of its bounds."""
@@ -115,7 +113,7 @@ def _drawn_trials(
     loaded: LoadedSpec, stage: str, spec: SweepSpec
 ) -> tuple[list[TrialSpec], list[Problem]]:
     """The trials that there will be, or some of those that there can be, and which do not fit."""
-    count = min(trial_count(spec), _MOST_DRAWN)
+    count = min(trial_count(spec), MOST_DRAWN)
     trials: list[TrialSpec] = []
     misfits: list[tuple[Values, Problem]] = []
     for values in (drawn(spec, loaded.spec.seed, index) for index in range(count)):

@@ -7,7 +7,7 @@ import json
 from jobs.errors import Problem
 from jobs.load.loaded import LoadedSpec
 from jobs.plan.resolve import StagePlan
-from jobs.plan.sweep import Values, drawn, trial_count, trial_spec, values_text
+from jobs.plan.sweep import MOST_DRAWN, Values, drawn, trial_count, trial_spec, values_text
 from jobs.spec.sweep import SweepSpec
 from workloads import WORKLOADS, load_function
 from workloads.check import Findings
@@ -15,7 +15,6 @@ from workloads.check import Findings
 _OF_INPUTS = ("model", "dataset.", "rewards[", "rollout.max_", "environment.")
 """What decides which models, rows and code a trial takes, and whether they go together."""
 _MOST_LOOKS = 16
-_MOST_DRAWN = 1000
 
 
 def check(loaded: LoadedSpec, stage: StagePlan) -> Findings:
@@ -49,7 +48,7 @@ def _inputs(spec: SweepSpec, seed: int) -> list[Values]:
     """The values of the trials' inputs that differ; a single empty one where none is searched."""
     paths = [path for path in spec.search_space if path.startswith(_OF_INPUTS)]
     found: dict[str, Values] = {}
-    for index in range(min(trial_count(spec), _MOST_DRAWN)):
+    for index in range(min(trial_count(spec), MOST_DRAWN)):
         values = drawn(spec, seed, index)
         chosen = {path: values[path] for path in paths}
         found.setdefault(json.dumps(chosen), chosen)

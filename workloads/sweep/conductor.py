@@ -47,7 +47,6 @@ class Conductor:
     failure: RaysmithError | None = None
     interrupted: bool = False
     """Whether the job was asked to stop: what runs is to go on another time."""
-    ended_here: int = 0
     failed_here: int = 0
     _began: float = 0.0
     _without_better: int = 0
@@ -151,7 +150,6 @@ class Conductor:
             self.judge.pause(trial)
             return
         self.judge.end(trial)
-        self.ended_here += 1
         self.proposals.tell(trial, trial.value(self.spec.metric))
         if trial.state is TrialState.FAILED:
             self._take_failure(trial, ended)

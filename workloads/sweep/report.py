@@ -109,8 +109,8 @@ def progress(conductor: Conductor) -> Progress:
 def _doing(conductor: Conductor, index: int) -> str:
     """What a trial is at, in a few words."""
     layout, trial = conductor.layout.trial(index), conductor.trials.trials[index]
-    attempts = sum(1 for _ in layout.folder.glob("attempt_*"))
-    said = read_progress(layout.attempt(attempts).progress_json) if attempts else None
+    newest = layout.attempts
+    said = read_progress(layout.attempt(newest).progress_json) if newest else None
     if said and said.step is not None:
         return f"{trial.name} step {said.step}/{said.max_steps}"
     return f"{trial.name} {said.phase if said and said.phase else 'starting'}"

@@ -196,12 +196,13 @@ def _release(context: StageContext, trials: Trials) -> None:
     donors = {takeover.donor for takeover in wanted if takeover}
     best = trials.best_of(trials.ended)
     for trial in trials.ended:
-        if trial is best or trial.index in donors:
+        if not trial.has_weights or trial is best or trial.index in donors:
             continue
         layout = context.layout.trial(trial.index)
         for folder in (*layout.checkpoints(), layout.artifact):
             if folder.exists():
                 discard(folder)
+        trial.has_weights = False
 
 
 def _keep_best(context: StageContext, spec: SweepSpec, trials: Trials) -> None:

@@ -59,6 +59,8 @@ class Trial:
     recoveries: int = 0
     reason: str | None = None
     """Why it ended early or failed."""
+    has_weights: bool = True
+    """Whether checkpoints or a model may lie in its folder. Not recorded."""
     changes: list[dict[str, Any]] = field(default_factory=list)
     """What population-based training made of it: `from_trial`, `step`, `values`."""
 
@@ -94,14 +96,12 @@ class Trials:
     """How long earlier attempts at the sweep took, up to what they last recorded."""
 
     def __post_init__(self) -> None:
-        begun = last = None
+        last = 0.0
         for event in _lines(self.path):
-            if event["event"] == "opened":
-                self.seconds_before += last - begun if begun is not None and last else 0.0
-                begun = event["at"]
+            # An attempt lasted from its first event to its last.
+            self.seconds_before += 0.0 if event["event"] == "opened" else event["at"] - last
             self._apply(event)
             last = event["at"]
-        self.seconds_before += last - begun if begun is not None and last else 0.0
         self._file = self.path.open("a", encoding="utf-8")
         self._add("opened")
 
@@ -191,6 +191,7 @@ class Trials:
         if event["event"] == "started":
             trial = self.trials.setdefault(index, Trial(index, event["values"]))
             trial.values, trial.state, trial.reason = event["values"], TrialState.RUNNING, None
+            trial.has_weights = True
             return
         trial = self.trials[index]
         if event["event"] == "report":

@@ -185,7 +185,7 @@ class Turn:
 
     def _context(self) -> StageContext:
         task, layout = self._task, self._layout
-        number = 1 + sum(1 for _ in layout.folder.glob("attempt_*"))
+        number = layout.attempts + 1
         attempt = layout.attempt(number)
         attempt.folder.mkdir(parents=True)
         inputs = {field.removeprefix("trial."): path for field, path in task.inputs.items()}
