@@ -1,15 +1,14 @@
 """What people type wrong in a GRPO stage, and what they are told: place, reason and remedy."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from jobs.errors import SpecError
 from jobs.load.loader import load
 from jobs.load.spec_types import annotation_at, fields_below, sections
 from jobs.load.unknown_keys import ELSEWHERE, RENAMED_IN
 from jobs.plan.resolve import resolve
+from tests.unit.jobs.load.broken import Broken
 
 SPEC = """\
 version: 1
@@ -32,17 +31,6 @@ stages:
       workers: 1
   sft: {kind: sft, model: m, dataset: {train: [x.jsonl]}}
 """
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A part of the spec, what stands there instead, and the problem that is expected."""
-
-    before: str
-    after: str
-    place: tuple[int, int]
-    message: str
-    remedy: str = ""
 
 
 ROLLOUT, ALGORITHM, TRAINING, REWARD = "actors: 1", "beta: 0.04", "max_steps: 8", "{name: accuracy}"
@@ -145,17 +133,7 @@ CASES = {
 
 @pytest.mark.parametrize("broken", CASES.values(), ids=CASES.keys())
 def test_the_problem_has_its_place_and_remedy(broken: Broken, tmp_path: Path) -> None:
-    assert broken.before in SPEC
-    file = tmp_path / "job.yaml"
-    file.write_text(SPEC.replace(broken.before, broken.after, 1))
-    with pytest.raises(SpecError) as caught:
-        resolve(load(file, (), {}), "./runs")
-    assert any(
-        (problem.file, problem.line, problem.column) == (str(file), *broken.place)
-        and broken.message in problem.message
-        and broken.remedy in (problem.remedy or "")
-        for problem in caught.value.problems
-    ), str(caught.value)
+    broken.check(SPEC, tmp_path)
 
 
 def test_the_unbroken_spec_is_valid(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What people type wrong, and what they are told: the place, the reason, and the remedy."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from click.testing import CliRunner
 from jobs.cli import cli
 from jobs.errors import SpecError
 from jobs.load.loader import load
-from jobs.plan.resolve import resolve
+from tests.unit.jobs.load.broken import Broken
 
 TOKEN = "hf_" + "abcdefghijklmnopqrstuvwxyz"
 PASSWORD = "correct-horse-battery"
@@ -30,17 +29,6 @@ stages:
     kind: merge
     model: ${stages.sft.model}
 """
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A part of the spec, what stands there instead, and the problem that is expected."""
-
-    before: str
-    after: str
-    place: tuple[int, int]
-    message: str
-    remedy: str
 
 
 CASES = {
@@ -199,20 +187,9 @@ CASES = {
 
 @pytest.mark.parametrize("broken", CASES.values(), ids=CASES.keys())
 def test_the_problem_has_its_place_and_remedy(broken: Broken, tmp_path: Path) -> None:
-    assert SPEC.count(broken.before) >= 1
-    file = tmp_path / "job.yaml"
-    file.write_text(SPEC.replace(broken.before, broken.after, 1))
-    with pytest.raises(SpecError) as caught:
-        resolve(load(file, (), {}), "./runs")
-    text = str(caught.value)
+    text = broken.check(SPEC, tmp_path)
     assert TOKEN not in text
     assert PASSWORD not in text
-    assert any(
-        (problem.file, problem.line, problem.column) == (str(file), *broken.place)
-        and broken.message in problem.message
-        and broken.remedy in (problem.remedy or "")
-        for problem in caught.value.problems
-    ), text
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "just words\n", "a: &a [*a]\n"])

@@ -1,13 +1,12 @@
 """What people type wrong in a sweep, and what they are told: place, reason and remedy."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from jobs.errors import SpecError
 from jobs.load.loader import load
 from jobs.plan.resolve import resolve
+from tests.unit.jobs.load.broken import Broken
 
 SPEC = """\
 version: 1
@@ -29,17 +28,6 @@ stages:
     num_samples: 9
     scheduler: asha
 """
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A part of the spec, what stands there instead, and the problem that is expected."""
-
-    before: str
-    after: str
-    place: tuple[int, int]
-    message: str
-    remedy: str = ""
 
 
 RATE, RANK = "training.learning_rate: {loguniform: [1e-5, 1e-3]}", "tuner.rank: {choice: [8, 16]}"
@@ -208,17 +196,7 @@ CASES = {
 
 @pytest.mark.parametrize("broken", CASES.values(), ids=CASES.keys())
 def test_the_problem_has_its_place_and_remedy(broken: Broken, tmp_path: Path) -> None:
-    assert broken.before in SPEC
-    file = tmp_path / "job.yaml"
-    file.write_text(SPEC.replace(broken.before, broken.after, 1))
-    with pytest.raises(SpecError) as caught:
-        resolve(load(file, (), {}), "./runs")
-    assert any(
-        (problem.file, problem.line, problem.column) == (str(file), *broken.place)
-        and broken.message in problem.message
-        and broken.remedy in (problem.remedy or "")
-        for problem in caught.value.problems
-    ), str(caught.value)
+    broken.check(SPEC, tmp_path)
 
 
 def test_the_unbroken_spec_is_valid(tmp_path: Path) -> None:
