@@ -10,24 +10,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
+from jobs.options import (
+    EXIT_CODES,
+    layout_of,
+    profile_option,
+    resolve_job,
+    set_option,
+    spec_argument,
+    storage_option,
+)
 
 if TYPE_CHECKING:
-    from jobs.load.loaded import LoadedSpec
     from jobs.plan.explain import Explanation
-    from jobs.plan.resolve import Plan
     from storage.layout import RunLayout
 
-DEFAULT_STORAGE = "./runs"
 DEFAULT_SPEC = "job.yaml"
 
-_EXIT_CODES = """\b
-Exit codes:
-  0    done
-  1    a stage failed, or a bug in raysmith
-  2    the spec, the data, the model or the arguments are wrong
-  3    no cluster could be started or reached, or no service answers
-  130  stopped on request; the same command goes on from the last checkpoint
-"""
 _STARTER = Path(__file__).parent / "examples" / "self-cognition.yaml"
 
 
@@ -60,56 +58,33 @@ def _report(error: RaysmithError) -> str:
 
 
 @click.group(
-    cls=_Program, epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=_Program, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.version_option(package_name="raysmith", prog_name="raysmith")
 def cli() -> None:
     """Runs LLM post-training jobs on Ray, each told by one YAML file."""
 
 
-_spec = click.argument("spec", type=click.Path(path_type=Path))
-_set = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="PATH=VALUE",
-    help="Replace one value of the spec: stages.sft.training.learning_rate=1e-5. Repeatable.",
-)
-_storage = click.option(
-    "--storage",
-    default=DEFAULT_STORAGE,
-    show_default=True,
-    metavar="URI",
-    help="The folder under which runs lie.",
-)
-
-
-def _resolve(spec: Path, overrides: tuple[str, ...], storage: str) -> tuple[LoadedSpec, Plan]:
-    from jobs.load.loader import load
-    from jobs.plan.resolve import resolve
-
-    loaded = load(spec, overrides)
-    return loaded, resolve(loaded, storage)
-
-
 @cli.command()
-@_spec
-@_set
+@spec_argument
+@set_option
+@profile_option
 def validate(spec: Path, overrides: tuple[str, ...]) -> None:
     """Check SPEC, its datasets and its models. Says everything that is wrong at once."""
     from jobs.plan.text import summary
     from workloads.check import check
 
-    loaded, resolved = _resolve(spec, overrides, DEFAULT_STORAGE)
+    loaded, resolved = resolve_job(spec, overrides)
     for note in check(loaded, resolved).notes:
         click.echo(note)
     click.echo(f"{spec}: valid ({summary(resolved)})")
 
 
 @cli.command()
-@_spec
-@_set
-@_storage
+@spec_argument
+@set_option
+@storage_option
+@profile_option
 @click.option("--explain", "path", metavar="PATH", help="Show one value, and where it comes from.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
@@ -119,20 +94,17 @@ def plan(
     from jobs.plan.explain import explain
     from jobs.plan.text import plan_text
 
-    loaded, resolved = _resolve(spec, overrides, storage)
+    loaded, resolved = resolve_job(spec, overrides, storage)
     if path:
         click.echo(_explanation_text(path, explain(loaded, resolved, path), as_json=as_json))
     elif as_json:
         click.echo(resolved.to_json().rstrip())
     else:
         from jobs.record import actions
-        from storage.layout import Layout
-        from storage.uri import local_root
         from workloads.check import check
 
         checked = check(loaded, resolved)
-        layout = Layout(local_root(storage))
-        click.echo(plan_text(resolved, actions(layout, resolved.name, checked.keys)))
+        click.echo(plan_text(resolved, actions(layout_of(storage), resolved.name, checked.keys)))
         for note in checked.notes:
             click.echo(note)
 
@@ -147,9 +119,10 @@ def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:
 
 
 @cli.command()
-@_spec
-@_set
-@_storage
+@spec_argument
+@set_option
+@storage_option
+@profile_option
 @click.option("--address", metavar="ADDRESS", help="A running Ray cluster; else one of our own.")
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, on this machine only.")
 def run(
@@ -158,7 +131,7 @@ def run(
     """Run SPEC, stage by stage. The same command goes on with a run that was cut off."""
     from jobs.run import run_job
 
-    loaded, resolved = _resolve(spec, overrides, storage)
+    loaded, resolved = resolve_job(spec, overrides, storage)
     raise SystemExit(run_job(loaded, resolved, address or os.environ.get("RAY_ADDRESS"), dashboard))
 
 
@@ -167,7 +140,8 @@ _run_name = click.argument("run", default="", metavar="[RUN]")
 
 @cli.command()
 @_run_name
-@_storage
+@storage_option
+@profile_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(run: str, storage: str, as_json: bool) -> None:
     """Show how a run stands. RUN is an id, a name, name/id or a folder; else the newest run."""
@@ -181,7 +155,8 @@ def status(run: str, storage: str, as_json: bool) -> None:
 @cli.command()
 @_run_name
 @click.argument("stage", required=False)
-@_storage
+@storage_option
+@profile_option
 @click.option("--attempt", type=int, help="The attempt to show; the newest by default.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
 def logs(run: str, stage: str | None, storage: str, attempt: int | None, follow: bool) -> None:
@@ -194,7 +169,8 @@ def logs(run: str, stage: str | None, storage: str, attempt: int | None, follow:
 
 @cli.command()
 @_run_name
-@_storage
+@storage_option
+@profile_option
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end.")
 def stop(run: str, storage: str, no_wait: bool) -> None:
     """Ask a run to stop. Training commits a checkpoint first, a service ends its answers."""
@@ -208,7 +184,8 @@ def stop(run: str, storage: str, no_wait: bool) -> None:
 @_run_name
 @click.option("--model", required=True, metavar="REF", help="What to serve, as in a spec.")
 @click.option("--stage", help="The serve stage, where the run has several.")
-@_storage
+@storage_option
+@profile_option
 def update(run: str, model: str, stage: str | None, storage: str) -> None:
     """Serve another model in the place of a run's, with no request lost.
 
@@ -224,15 +201,14 @@ def update(run: str, model: str, stage: str | None, storage: str) -> None:
 
 def _run_layout(run: str, storage: str) -> RunLayout:
     from jobs.record import resolve_run
-    from storage.layout import Layout
-    from storage.uri import local_root
 
-    return resolve_run(Layout(local_root(storage)), run)
+    return resolve_run(layout_of(storage), run)
 
 
 @cli.command()
 @click.argument("target", default="", metavar="[RUN_OR_URL]")
-@_storage
+@storage_option
+@profile_option
 @click.option("--model", help="The model to talk to; the service's first by default.")
 @click.option("--system", metavar="TEXT", help="The system message.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="0 always takes the likeliest.")
@@ -260,11 +236,9 @@ def chat(
     """
     from jobs.chat.address import find_address
     from jobs.chat.run import chat as talk
-    from storage.layout import Layout
-    from storage.uri import local_root
 
     key = _api_key(api_key_env)
-    address = find_address(target, Layout(local_root(storage)))
+    address = find_address(target, layout_of(storage))
     given = {"temperature": temperature, "max_tokens": max_tokens}
     sampling = {name: value for name, value in given.items() if value is not None}
     talk(address, key, model, system, sampling)

@@ -149,7 +149,7 @@ def _secret_complaints(
 ) -> list[tuple[str, str]]:
     if not SECRET.match(f"${{{body}}}"):
         return [(f"${{{body}}} names no secret", "write ${secret:NAME}")]
-    field = field_at(document.value, path)
+    field = field_at(document.value, path, document.root)
     if field is None or not is_secret(field):
         return [
             (

@@ -41,7 +41,7 @@ def hide_secrets(
     found: dict[KeyPath, str] = {}
     problems = []
     for path, value in list(leaves(document.value)):
-        if _has_shape(value) or (path not in broken and _is_named(document.value, path, value)):
+        if _has_shape(value) or (path not in broken and _is_named(document, path, value)):
             found[path] = str(value)
             problems.append(_problem(document.positions.of(path), path, str(value)))
             if path:
@@ -70,11 +70,12 @@ def _has_shape(value: Value) -> bool:
     return isinstance(value, str) and SECRET_SHAPES.search(value) is not None
 
 
-def _is_named(tree: Value, path: KeyPath, value: Value) -> bool:
+def _is_named(document: Document, path: KeyPath, value: Value) -> bool:
     if value is None or isinstance(value, bool) or SECRET.match(str(value)):
         return False
     return any(
-        _names_secret(key) and not has_free_keys(annotation_at(tree, path[:depth]))
+        _names_secret(key)
+        and not has_free_keys(annotation_at(document.value, path[:depth], document.root))
         for depth, key in enumerate(path)
     )
 

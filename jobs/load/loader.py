@@ -38,7 +38,7 @@ def load(
         UserError: if the file can't be read.
         SpecError: with everything that is wrong with the content.
     """
-    text = _read(path)
+    text = read_text(path)
     try:
         document = parse(text, str(path))
     except SpecError as error:
@@ -105,7 +105,12 @@ def _unknown_after(document: Document) -> list[Problem]:
     return problems
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file that the user named.
+
+    Raises:
+        UserError: if it can't be read, or is no text.
+    """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:

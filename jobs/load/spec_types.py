@@ -60,18 +60,21 @@ def under(annotation: Any, key: str | int, value: Value) -> Any:
     return None
 
 
-def annotation_at(tree: Value, path: KeyPath) -> Any:
-    """The type of what lies at a path of the job file; None where the path is unknown."""
-    annotation: Any = JobSpec
+def annotation_at(tree: Value, path: KeyPath, root: Any = None) -> Any:
+    """The type of what lies at a path; None where the path is unknown.
+
+    `root` is the spec class that the tree is of; a job file when None.
+    """
+    annotation: Any = root or JobSpec
     for key in path:
         annotation = under(annotation, key, tree)
         tree = child(tree, key)
     return annotation
 
 
-def field_at(tree: Value, path: KeyPath) -> FieldInfo | None:
+def field_at(tree: Value, path: KeyPath, root: Any = None) -> FieldInfo | None:
     """The field that a path names; None for list items, stages, and unknown keys."""
-    annotation: Any = JobSpec
+    annotation: Any = root or JobSpec
     for key in path[:-1]:
         annotation = under(annotation, key, tree)
         tree = child(tree, key)

@@ -65,6 +65,8 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     refused: set[KeyPath] = field(default_factory=set)
     """Values that were left out, with the reason among the problems."""
+    root: Any = None
+    """The spec class that the file is to be; a job file when None."""
 
     def problem(
         self, path: KeyPath, message: str, remedy: str | None = None, *, at_key: bool = False

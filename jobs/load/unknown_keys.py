@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import get_args
+from typing import Any, get_args
 
 from jobs.load.spec_types import annotation_at, fields_below, sections
 from jobs.load.tree import KeyPath, Value, child, dotted, value_at
@@ -217,9 +217,19 @@ _NEAR = 0.7
 _ALL_BUT_EQUAL = 0.9
 
 
-def unknown_key(tree: Value, path: KeyPath) -> tuple[str, str]:
-    """The message and remedy for a key that the section around it does not have."""
-    return f"unknown key '{path[-1]}'", _remedy(tree, path)
+def unknown_key(tree: Value, path: KeyPath, root: Any = None) -> tuple[str, str]:
+    """The message and remedy for a key that the section around it does not have.
+
+    `root` is the spec class that the tree is of; a job file when None.
+    """
+    if root in (None, JobSpec):
+        return f"unknown key '{path[-1]}'", _remedy(tree, path)
+    valid = [
+        name
+        for section in sections(annotation_at(tree, path[:-1], root), value_at(tree, path[:-1]))
+        for name in section.model_fields
+    ]
+    return f"unknown key '{path[-1]}'", nearest(str(path[-1]), valid) if valid else "remove it"
 
 
 def nearest(word: str, choices: list[str]) -> str:

@@ -76,11 +76,11 @@ def problems_of(
     """A problem for each thing that pydantic found wrong.
 
     Args:
-        errors: of validating the document's value as a JobSpec.
+        errors: of validating the document's value.
         document: what was validated.
         silent: values about which enough has been said.
     """
-    complaints = _one_branch_each([_located(error, document.value) for error in errors])
+    complaints = _one_branch_each([_located(error, document) for error in errors])
     by_path: dict[KeyPath, list[_Complaint]] = defaultdict(list)
     for complaint in complaints:
         by_path[complaint.path].append(complaint)
@@ -91,9 +91,10 @@ def problems_of(
     ]
 
 
-def _located(error: ErrorDetails, tree: Value) -> _Complaint:
+def _located(error: ErrorDetails, document: Document) -> _Complaint:
     """Takes the names of union members out of an error's location."""
-    annotation: Any = JobSpec
+    annotation: Any = document.root or JobSpec
+    tree = document.value
     path: KeyPath = ()
     branches: list[tuple[KeyPath, str]] = []
     rest = list(error["loc"])
@@ -167,7 +168,9 @@ def _problem(document: Document, path: KeyPath, found: list[_Complaint]) -> Prob
     if kind == "missing":
         return _missing(document, path)
     if kind == "extra_forbidden":
-        return document.problem(path, *unknown_key(document.value, path), at_key=True)
+        return document.problem(
+            path, *unknown_key(document.value, path, document.root), at_key=True
+        )
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return _wrong_tag(document, path, error)
     if kind == "value_error":
@@ -217,7 +220,7 @@ def _wrong_value(errors: list[ErrorDetails], path: KeyPath, value: Value) -> tup
 def _missing(document: Document, path: KeyPath) -> Problem:
     holder, key = path[:-1], path[-1]
     if isinstance(key, int):
-        or_text = str in options(annotation_at(document.value, holder))
+        or_text = str in options(annotation_at(document.value, holder, document.root))
         return document.problem(
             holder,
             f"the list is too short: item {key + 1} is missing",
@@ -237,7 +240,7 @@ def _missing(document: Document, path: KeyPath) -> Problem:
 
 def _wrong_tag(document: Document, path: KeyPath, error: ErrorDetails) -> Problem:
     name = error["ctx"]["discriminator"].strip("'")
-    annotation = annotation_at(document.value, path)
+    annotation = annotation_at(document.value, path, document.root)
     choices = [
         str(choice)
         for section in sections(annotation)
@@ -272,7 +275,7 @@ def _named_in(text: str, document: Document, path: KeyPath) -> KeyPath:
     written = [
         known
         for known in document.positions.keys
-        if known[: len(path)] == path and field_at(document.value, known)
+        if known[: len(path)] == path and field_at(document.value, known, document.root)
     ]
     first, *rest = re.findall(r"\w+(?:\.\w+)*", text)
     for word in (first, *sorted(rest, key=lambda word: not set("._") & set(word))):

@@ -7,6 +7,7 @@ allows and a job file has no use for (duplicate keys, keys that are not text, ta
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import yaml
 from yaml.events import CollectionEndEvent, CollectionStartEvent
@@ -60,22 +61,24 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     yaml_implicit_resolvers = {None: [(_PLAIN_TAG, re.compile(""))]}
 
 
-def parse(text: str, file: str) -> Document:
+def parse(text: str, file: str, root: Any = None) -> Document:
     """The tree of a YAML text. What is wrong without being a syntax error is in `problems`.
+
+    `root` is the spec class that the file is to be; a job file when None.
 
     Raises:
         SpecError: if the text is not YAML, or is empty.
     """
     try:
         _check_depth(text, file)
-        root = yaml.compose(text, Loader=_Loader)
+        top = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise SpecError([_syntax_problem(error, text, file)]) from error
-    if root is None:
+    if top is None:
         raise SpecError(
             [Problem("the file is empty", "`raysmith init` writes a spec to start from", file=file)]
         )
-    return _Builder(file).document(root)
+    return _Builder(file, root).document(top)
 
 
 def _check_depth(text: str, file: str) -> None:
@@ -92,8 +95,9 @@ def _check_depth(text: str, file: str) -> None:
 class _Builder:
     """Walks composed nodes once, collecting values, places and problems."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, root: Any) -> None:
         self.file = file
+        self.root = root
         self.positions = Positions({}, {})
         self.plain: set[KeyPath] = set()
         self.problems: list[Problem] = []
@@ -101,10 +105,10 @@ class _Builder:
         self.open: list[Node] = []
         self.count = 0
 
-    def document(self, root: Node) -> Document:
+    def document(self, top: Node) -> Document:
         self.positions.values[()] = Position(self.file, 1, 1)
-        value = self.build(root, ())
-        return Document(value, self.positions, self.plain, self.problems, self.refused)
+        value = self.build(top, ())
+        return Document(value, self.positions, self.plain, self.problems, self.refused, self.root)
 
     def build(self, node: Node, path: KeyPath) -> Value:
         self.count += 1

@@ -24,7 +24,7 @@ from jobs.plan.graph import edges, graph_problems, in_order, inputs
 from jobs.plan.sweep_problems import sweep_problems
 from jobs.spec import SCHEMA_VERSION
 from jobs.spec.evaluation import EvaluateSpec
-from jobs.spec.fields import Artifact
+from jobs.spec.fields import Artifact, duration_s
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage
 from jobs.spec.sample import SampleSpec
@@ -93,6 +93,8 @@ class Plan:
     """Where relative paths are looked up, the first first."""
     stages: tuple[StagePlan, ...]
     """Each behind those it needs."""
+    deadline_s: float | None = None
+    """Seconds after which the run commits a checkpoint and ends."""
 
     def stage(self, name: str) -> StagePlan:
         """The stage of a name.
@@ -111,6 +113,7 @@ class Plan:
             "storage": self.storage,
             "base_folders": self.base_folders,
             "stages": [_stage_to_json(stage) for stage in self.stages],
+            "deadline_s": self.deadline_s,
         }
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
@@ -131,15 +134,17 @@ class Plan:
             content["storage"],
             tuple(content["base_folders"]),
             tuple(_stage_from_json(stage) for stage in content["stages"]),
+            content.get("deadline_s"),
         )
 
 
-def resolve(loaded: LoadedSpec, storage: str) -> Plan:
+def resolve(loaded: LoadedSpec, storage: str, deadline: str | None = None) -> Plan:
     """The plan of a spec. Pure: it asks nothing of the machine.
 
     Args:
         loaded: a valid spec.
         storage: the URI or folder under which runs lie.
+        deadline: how long the run may take, such as `24h`.
 
     Raises:
         SpecError: if stages wait for one another in a circle, or take what does not fit them, or if
@@ -152,7 +157,8 @@ def resolve(loaded: LoadedSpec, storage: str) -> Plan:
         _stage_plan(loaded.spec.name, name, loaded.spec.stages[name], needs[name])
         for name in in_order(needs)
     )
-    return Plan(loaded.spec.name, loaded.spec.seed, storage, loaded.base_folders, stages)
+    limit_s = duration_s(deadline) if deadline else None
+    return Plan(loaded.spec.name, loaded.spec.seed, storage, loaded.base_folders, stages, limit_s)
 
 
 def stage_key(

@@ -114,6 +114,33 @@ def _check_size(text: str) -> str:
 ByteSize = Annotated[str, AfterValidator(_check_size), Field(examples=["5GB", "500MB"])]
 """A size in words; `size_bytes` reads it."""
 
+_SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smhd])\s*$")
+
+
+def duration_s(text: str) -> float:
+    """The number of seconds that a duration such as `90m` or `24h` stands for.
+
+    Raises:
+        ValueError: if the text is no duration, or is zero.
+    """
+    match = _DURATION.match(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a duration; write a number and a unit, such as 90m, 24h")
+    seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2]]
+    if not seconds:
+        raise ValueError(f"{text!r} must be longer than nothing")
+    return seconds
+
+
+def _check_duration(text: str) -> str:
+    duration_s(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_check_duration), Field(examples=["90m", "24h"])]
+"""A duration in words, of seconds, minutes, hours or days; `duration_s` reads it."""
+
 ModelReference = Annotated[
     str,
     Field(

@@ -1,0 +1,133 @@
+"""Arguments and options that several commands share, and what is made of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from jobs.load.loaded import LoadedSpec
+    from jobs.load.site_profile import LoadedProfile
+    from jobs.plan.resolve import Plan
+    from storage.layout import Layout
+
+DEFAULT_STORAGE = "./runs"
+
+spec_argument = click.argument("spec", type=click.Path(path_type=Path))
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Replace one value of the spec: stages.sft.training.learning_rate=1e-5. Repeatable.",
+)
+_PROFILE = "raysmith.profile"
+
+
+def _open_profile(ctx: click.Context, _: click.Parameter, name: str | None) -> None:
+    from jobs.load.site_profile import load_profile
+
+    ctx.meta[_PROFILE] = load_profile(name) if name else None
+
+
+def current_profile() -> LoadedProfile | None:
+    """The profile that the command line or the environment names."""
+    found: LoadedProfile | None = click.get_current_context().meta.get(_PROFILE)
+    return found
+
+
+def _storage_root(ctx: click.Context, _: click.Parameter, storage: str | None) -> str:
+    profile: LoadedProfile | None = ctx.meta.get(_PROFILE)
+    return storage or (profile and profile.spec.storage) or DEFAULT_STORAGE
+
+
+profile_option = click.option(
+    "--profile",
+    metavar="NAME",
+    envvar="RAYSMITH_PROFILE",
+    is_eager=True,
+    expose_value=False,
+    callback=_open_profile,
+    help="Where jobs run, and what they may do: a file, or the name of one in "
+    "~/.config/raysmith/profiles or /etc/raysmith/profiles.",
+)
+storage_option = click.option(
+    "--storage",
+    metavar="URI",
+    callback=_storage_root,
+    help=f"The folder under which runs lie; the profile's, else {DEFAULT_STORAGE}.",
+)
+address_option = click.option(
+    "--address",
+    metavar="URL",
+    help="A running Ray cluster: the address of its dashboard, such as http://127.0.0.1:8265. "
+    "The profile's when absent.",
+)
+
+
+def layout_of(storage: str) -> Layout:
+    """The layout of a storage."""
+    from storage.layout import Layout
+    from storage.uri import local_root
+
+    return Layout(local_root(storage))
+
+
+def resolve_job(
+    spec: Path,
+    overrides: tuple[str, ...],
+    storage: str = DEFAULT_STORAGE,
+) -> tuple[LoadedSpec, Plan]:
+    """Reads a spec and resolves it, within what the current profile allows.
+
+    Raises:
+        SpecError: with everything that is wrong with the spec, or that the profile forbids.
+    """
+    from jobs.load.loader import load
+    from jobs.plan.policy import check_policy
+    from jobs.plan.resolve import resolve
+
+    loaded = load(spec, overrides)
+    profile = current_profile()
+    plan = resolve(loaded, storage, profile.spec.policy.deadline if profile else None)
+    if profile:
+        check_policy(loaded, plan, profile)
+    return loaded, plan
+
+
+def needed_address(address: str | None) -> str:
+    """The address of the cluster's Jobs API.
+
+    Raises:
+        UserError: if neither the command line nor the profile names one.
+    """
+    profile = current_profile()
+    found = (
+        address or (profile and profile.spec.address) or os.environ.get("RAY_API_SERVER_ADDRESS")
+    )
+    if not found:
+        raise UserError(
+            "no cluster is named",
+            "give --address http://HOST:8265, or a --profile that has an address",
+        )
+    if not found.startswith(("http://", "https://")):
+        raise UserError(
+            f"{found!r} is not the address of a Jobs API",
+            "give the dashboard's, such as http://127.0.0.1:8265",
+        )
+    return found.rstrip("/")
+
+
+EXIT_CODES = f"""\b
+Exit codes:
+  {ExitCode.OK}    done
+  {ExitCode.FAILED}    a stage failed, or a bug in raysmith
+  {ExitCode.USER_ERROR}    the spec, the data, the model or the arguments are wrong
+  {ExitCode.CLUSTER}    no cluster could be started or reached, or no service answers
+  {ExitCode.INTERRUPTED}  stopped on request; the same command goes on from the last checkpoint
+"""
