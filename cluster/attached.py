@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from importlib.util import find_spec
-from pathlib import Path
+import sys
+from typing import Any
 
 from cluster import driver
+from cluster.fingerprint import fingerprint
+from cluster.runtime_env import attached_env
 from jobs.errors import ClusterError
 
-_PACKAGES = ("jobs", "cluster", "workloads", "storage")
-
 _CPUS_PER_WORKER = 4
+_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+_LOOK_S = 60.0
 
 
 class AttachedCluster:
@@ -34,10 +36,10 @@ class AttachedCluster:
         return str(ray.util.get_node_ip_address())
 
     def connect(self) -> None:
-        """Connects, once, and ships our own packages to the workers.
+        """Connects, once. From outside of the cluster, our own packages go along.
 
         Raises:
-            ClusterError: if the cluster can't be reached.
+            ClusterError: if the cluster can't be reached, or a node of it has other code.
         """
         if self._connected:
             return
@@ -45,20 +47,12 @@ class AttachedCluster:
         import ray
         from ray.exceptions import RayError
 
-        folders = [
-            Path(spec.origin).parent
-            for name in _PACKAGES
-            if (spec := find_spec(name)) and spec.origin
-        ]
+        # Within a job, Ray takes what travels with it from the job itself.
+        within = _IN_A_JOB in os.environ
+        options: dict[str, Any] = {} if within else {"runtime_env": attached_env()}
         try:
             ray.init(
-                address=self._address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={
-                    "py_modules": [str(folder) for folder in folders],
-                    "env_vars": {"PYTHONSAFEPATH": "1"},
-                },
+                address=self._address, log_to_driver=False, logging_level=logging.ERROR, **options
             )
         except (RayError, RuntimeError, OSError, ValueError) as error:
             raise ClusterError(
@@ -67,6 +61,8 @@ class AttachedCluster:
             ) from error
         self._connected = True
         driver.route_logs()
+        if within:
+            _refuse_other_code(_codes_of_nodes())
 
     def __enter__(self) -> AttachedCluster:
         return self
@@ -77,3 +73,39 @@ class AttachedCluster:
 
             ray.shutdown()
             self._connected = False
+
+
+def _codes_of_nodes() -> dict[str, str]:
+    """The fingerprint of our code on each node, by its address; or why it has none."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(num_cpus=0, max_retries=0)(_own_code)
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    asked = {}
+    for node, address in nodes.items():
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        asked[look.options(scheduling_strategy=there).remote()] = address
+    codes = {}
+    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_LOOK_S)
+    for answer in done:
+        try:
+            codes[asked[answer]] = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            codes[asked[answer]] = f"none: {type(error).__name__}"
+    return codes
+
+
+def _own_code() -> str:
+    return fingerprint()
+
+
+def _refuse_other_code(codes: dict[str, str]) -> None:
+    own = fingerprint()
+    others = {address: code for address, code in codes.items() if code != own}
+    if others:
+        listed = ", ".join(f"{code[:12]} on {address}" for address, code in sorted(others.items()))
+        raise ClusterError(
+            f"this driver's code is {own[:12]} (raysmith of {sys.prefix}), and there is {listed}",
+            "have one version of raysmith on all nodes, or send it along: `raysmith submit`",
+        )

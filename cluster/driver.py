@@ -7,11 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ENVIRONMENT = {
+TRAVELLING = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_DATA_LOGGING_CONFIG": str(Path(__file__).with_name("ray_data_logging.yaml")),
     # On a busy machine an answer within the usual 0.1 s is too much to ask of a replica.
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # It would print everything twice into a worker's log.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+"""What is the same on every machine."""
+
+ENVIRONMENT = {
+    **TRAVELLING,
+    "RAY_DATA_LOGGING_CONFIG": str(Path(__file__).with_name("ray_data_logging.yaml")),
 }
 """Ray reads these when it is imported, not when it starts."""
 

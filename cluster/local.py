@@ -15,11 +15,7 @@ from jobs.errors import ClusterError
 _ENVIRONMENT = driver.ENVIRONMENT | {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # It would print everything twice into a worker's log.
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # Actors that wait and need no core are many here; Ray would warn of more than the cores.
     "RAY_worker_maximum_startup_concurrency": "64",
     "PYTHONSAFEPATH": "1",

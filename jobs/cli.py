@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.cluster_cli import drive, show_logs, show_status, stop_job, submit
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
 from jobs.options import (
     EXIT_CODES,
+    address_option,
     layout_of,
+    needed_address,
     profile_option,
     resolve_job,
     set_option,
@@ -142,12 +145,19 @@ _run_name = click.argument("run", default="", metavar="[RUN]")
 @_run_name
 @storage_option
 @profile_option
+@address_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(run: str, storage: str, as_json: bool) -> None:
-    """Show how a run stands. RUN is an id, a name, name/id or a folder; else the newest run."""
+def status(run: str, storage: str, address: str | None, as_json: bool) -> None:
+    """Show how a run stands. RUN is an id, a name, name/id or a folder; else the newest run.
+
+    With --address, RUN is the id or name of a submitted job, as in `logs` and `stop`.
+    """
     from jobs.view.status import as_json as status_json
     from jobs.view.status import render_status
 
+    if address:
+        show_status(needed_address(address), run)
+        return
     layout = _run_layout(run, storage)
     click.echo(status_json(layout) if as_json else render_status(layout))
 
@@ -159,9 +169,21 @@ def status(run: str, storage: str, as_json: bool) -> None:
 @profile_option
 @click.option("--attempt", type=int, help="The attempt to show; the newest by default.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
-def logs(run: str, stage: str | None, storage: str, attempt: int | None, follow: bool) -> None:
+@address_option
+def logs(
+    run: str,
+    stage: str | None,
+    storage: str,
+    attempt: int | None,
+    follow: bool,
+    address: str | None,
+) -> None:
     """Show what a run logged, or one STAGE of it. RUN is as in `status`; else the newest run."""
     from jobs.view.logs import print_logs
+
+    if address:
+        show_logs(needed_address(address), run, follow=follow)
+        return
 
     layout = _run_layout(run, storage)
     print_logs(layout, stage, attempt=attempt, follow=follow, write=click.echo)
@@ -172,9 +194,14 @@ def logs(run: str, stage: str | None, storage: str, attempt: int | None, follow:
 @storage_option
 @profile_option
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end.")
-def stop(run: str, storage: str, no_wait: bool) -> None:
+@address_option
+def stop(run: str, storage: str, no_wait: bool, address: str | None) -> None:
     """Ask a run to stop. Training commits a checkpoint first, a service ends its answers."""
     from jobs.service import stop as stop_run
+
+    if address:
+        stop_job(needed_address(address), run, wait=not no_wait)
+        return
 
     status = stop_run(_run_layout(run, storage), wait=not no_wait)
     click.echo(f"{status.name}/{status.run_id}: {'asked to stop' if no_wait else status.state}")
@@ -299,6 +326,10 @@ def _write(file: Path, text: str) -> None:
         raise UserError(
             f"{file} can't be written: {error.strerror}", "name another file"
         ) from error
+
+
+for _command in (submit, drive):
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import distributions
-from pathlib import Path
 from typing import Any
 
 from cluster.attached import AttachedCluster
+from cluster.fingerprint import fingerprint
 from cluster.local import LocalCluster
 from jobs.controller import Controller, Job, open_record
 from jobs.errors import ExitCode, RaysmithError
@@ -20,6 +19,7 @@ from jobs.load.loaded import LoadedSpec
 from jobs.masking import masker, secret_names
 from jobs.plan.resolve import Plan
 from jobs.state import FailureClass, RunState
+from jobs.submission import git_revision as revision_of
 from jobs.view.closing import closing
 from jobs.view.terminal import open_view
 from storage.layout import Layout
@@ -27,8 +27,18 @@ from storage.uri import local_root
 from workloads.check import Checked, check
 
 
-def run_job(loaded: LoadedSpec, plan: Plan, address: str | None, dashboard: bool) -> ExitCode:
+def run_job(
+    loaded: LoadedSpec,
+    plan: Plan,
+    address: str | None,
+    dashboard: bool,
+    command: str | None = None,
+    git_revision: str | None = None,
+) -> ExitCode:
     """Runs a plan to its end and tells the user what came of it.
+
+    `command` is what was typed to run it, and `git_revision` the commit that its spec is of; both
+    are those of this process when absent.
 
     Raises:
         RaysmithError: if it could not start, or was stopped at once.
@@ -37,7 +47,8 @@ def run_job(loaded: LoadedSpec, plan: Plan, address: str | None, dashboard: bool
     layout = Layout(local_root(plan.storage))
     checked = check(loaded, plan)
     mask = masker(secret_names(loaded.text), os.environ)
-    job = Job(plan, loaded.text, checked, _lock(loaded, checked), mask)
+    revision = git_revision or revision_of(loaded.path.parent)
+    job = Job(plan, loaded.text, checked, _lock(revision, checked), mask)
     record = open_record(job, layout)
     view = open_view(record.status.stages, sys.stdout, os.environ)
     with _cluster(plan, address, dashboard) as cluster, view:
@@ -47,7 +58,7 @@ def run_job(loaded: LoadedSpec, plan: Plan, address: str | None, dashboard: bool
         controller = Controller(job, record, layout, cluster, view)
         state = controller.run()
     timings = {**controller.timings, "total": time.monotonic() - started}
-    command = shlex.join(["raysmith", *sys.argv[1:]])
+    command = command or shlex.join(["raysmith", *sys.argv[1:]])
     print(closing(record.status, record.layout, timings, command))  # noqa: T201
     return _exit_code(state, controller)
 
@@ -73,21 +84,12 @@ def _exit_code(state: RunState, controller: Controller) -> ExitCode:
     return failure.exit_code if isinstance(failure, RaysmithError) else ExitCode.FAILED
 
 
-def _lock(loaded: LoadedSpec, checked: Checked) -> Mapping[str, Any]:
+def _lock(revision: str | None, checked: Checked) -> Mapping[str, Any]:
     """What the run's results follow from."""
     return {
-        "git_revision": _git_revision(loaded.path.parent),
+        "git_revision": revision,
+        "fingerprint": fingerprint(),
         "versions": {d.metadata["Name"]: d.version for d in distributions()},
         "inputs": {stage: dict(digests) for stage, digests in checked.digests.items()},
         "stage_keys": dict(checked.keys),
     }
-
-
-def _git_revision(folder: Path) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() or None

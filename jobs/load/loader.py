@@ -24,7 +24,10 @@ __all__ = ["LoadedSpec", "load"]
 
 
 def load(
-    path: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    named: Path | None = None,
 ) -> LoadedSpec:
     """Reads and checks a job file.
 
@@ -33,12 +36,15 @@ def load(
         overrides: `path=value` settings that win over the file, such as
             `stages.sft.training.learning_rate=1e-5`.
         environ: what `${env:X}` reads; the process's environment when absent.
+        named: what to call the file, where it is a copy of one that the user named; relative paths
+            are looked up beside it.
 
     Raises:
         UserError: if the file can't be read.
         SpecError: with everything that is wrong with the content.
     """
     text = read_text(path)
+    path = named or path
     try:
         document = parse(text, str(path))
     except SpecError as error:

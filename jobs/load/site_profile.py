@@ -33,6 +33,8 @@ class LoadedProfile:
     path: Path
     text: str
     positions: Positions
+    environment: Mapping[str, str]
+    """The environment variables that the profile reads, and what they held."""
 
     def position(self, path: str) -> Position | None:
         """Where a value, such as `policy.max_workers`, was written; None where it was not."""
@@ -44,12 +46,15 @@ class LoadedProfile:
         return f"{found.file}:{found.line}"
 
 
-def load_profile(name: str, environ: Mapping[str, str] | None = None) -> LoadedProfile:
+def load_profile(
+    name: str, environ: Mapping[str, str] | None = None, named: Path | None = None
+) -> LoadedProfile:
     """Reads and checks a profile.
 
     Args:
         name: a file, or the name of one in the user's or the site's folder of profiles.
         environ: what `${env:X}` reads; the process's environment when absent.
+        named: what to call the file, where it is a copy of one that the user named.
 
     Raises:
         UserError: if there is no such profile, or it can't be read.
@@ -58,6 +63,7 @@ def load_profile(name: str, environ: Mapping[str, str] | None = None) -> LoadedP
     environ = os.environ if environ is None else environ
     path = _find(name, environ)
     text = read_text(path)
+    path = named or path
     document = parse(text, str(path), ProfileSpec)
     filled = interpolate(document, environ)
     secret_paths, secret_problems = hide_secrets(document, text, filled.broken)
@@ -69,7 +75,7 @@ def load_profile(name: str, environ: Mapping[str, str] | None = None) -> LoadedP
         problems += problems_of(error.errors(include_url=False), document, silent)
     if problems:
         raise SpecError([masked(problem) for problem in dict.fromkeys(problems)])
-    return LoadedProfile(spec, path, text, document.positions)
+    return LoadedProfile(spec, path, text, document.positions, filled.environment)
 
 
 def _find(name: str, environ: Mapping[str, str]) -> Path:

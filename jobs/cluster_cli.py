@@ -1,0 +1,247 @@
+"""The commands that deal with running clusters."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.errors import ClusterError, ExitCode, Interrupted
+from jobs.options import (
+    address_option,
+    current_profile,
+    needed_address,
+    profile_option,
+    resolve_job,
+    set_option,
+    spec_argument,
+    storage_option,
+)
+
+if TYPE_CHECKING:
+    from cluster.ray_jobs import Job, RayJobs
+    from jobs.load.site_profile import LoadedProfile
+
+_BEGIN_S = 120.0
+_TELL_EVERY_S = 10.0
+_LEAST_WAIT_S = 60.0
+_EXIT_CODES = {"STOPPED": ExitCode.INTERRUPTED, "SUCCEEDED": ExitCode.OK}
+
+
+@click.command()
+@spec_argument
+@set_option
+@profile_option
+@storage_option
+@address_option
+@click.option(
+    "--working-dir",
+    metavar="FOLDER",
+    help="The folder whose files go along, such as your rewards; the current one by default. What "
+    ".gitignore and .rayignore name stays here.",
+)
+@click.option("--no-working-dir", is_flag=True, help="Send no files.")
+@click.option(
+    "--ship-code",
+    is_flag=True,
+    help="Run this machine's raysmith also where the cluster has another version of it.",
+)
+@click.option("--follow", "-f", is_flag=True, help="Show what the driver says until the end.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until the driver has begun.")
+def submit(
+    spec: Path,
+    overrides: tuple[str, ...],
+    storage: str,
+    address: str | None,
+    working_dir: str | None,
+    no_working_dir: bool,
+    ship_code: bool,
+    follow: bool,
+    no_wait: bool,
+) -> None:
+    """Run SPEC on a cluster that is running, by its Jobs API.
+
+    The same command again goes on with a job that ended before its time, and attaches to one that
+    is still active.
+    """
+    from cluster.ray_jobs import RayJobs, entrypoint
+    from cluster.runtime_env import stays_here, submitted_env
+    from jobs.spec.fields import duration_s
+    from jobs.submission import check_files, checked_folder, digest, pack
+
+    profile = current_profile()
+    loaded, plan = resolve_job(spec, overrides, storage)
+    folder = None if no_working_dir else checked_folder(working_dir)
+    check_files(loaded, folder)
+    url = needed_address(address)
+    grace_s = duration_s(profile.spec.stop_grace if profile else "120s")
+    with tempfile.TemporaryDirectory(prefix="raysmith-") as scratch:
+        packed = pack(Path(scratch), loaded, plan, profile, overrides, folder, ship_code=ship_code)
+        excludes = stays_here(folder, Path(storage).resolve()) if folder else []
+        environment = submitted_env(folder, excludes, packed, grace_s, _variables(profile))
+        jobs = RayJobs(url)
+        what = digest(plan, folder, excludes)
+        job_id, is_new = _job_id(jobs.all(), plan.name, what)
+        if is_new:
+            command = entrypoint("jobs.cli", "drive")
+            jobs.submit(job_id, command, environment, plan.name, what)
+    click.echo(f"{job_id}: {'submitted' if is_new else 'active already, with the same content'}")
+    if follow:
+        raise SystemExit(_follow(jobs, job_id))
+    if not no_wait:
+        _show_beginning(jobs, job_id)
+    click.echo(_next_commands(job_id, url))
+
+
+def _variables(profile: LoadedProfile | None) -> Mapping[str, str]:
+    names = profile.spec.env if profile else ()
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _job_id(jobs: list[Job], name: str, digest: str) -> tuple[str, bool]:
+    """The id of the active job of this digest, or a new one; and whether it is new."""
+    same = [job for job in jobs if job.digest == digest]
+    for job in same:
+        if not job.is_final:
+            return job.id, False
+    stem = f"{name}-{digest[:8]}-"
+    numbers = [job.id.removeprefix(stem) for job in jobs if job.id.startswith(stem)]
+    last = max((int(number) for number in numbers if number.isdigit()), default=0)
+    return f"{stem}{last + 1}", True
+
+
+def _show_beginning(jobs: RayJobs, job_id: str) -> None:
+    job, folder = jobs.begun(job_id, _BEGIN_S)
+    if folder:
+        click.echo(f"run folder: {folder}")
+    elif job.is_final and job.state != "SUCCEEDED":
+        click.echo(jobs.log(job_id).rstrip() or job.message, err=True)
+        raise ClusterError(f"{job_id}: {job.state.lower()} before it began", _remedy(job))
+    elif not job.is_final:
+        click.echo(f"{job.state.lower()} after {_BEGIN_S:.0f} s: {job.message}")
+
+
+def _remedy(job: Job) -> str:
+    if job.exit_code == ExitCode.USER_ERROR:
+        return "mend what is said above, and submit again"
+    return "see what is said above"
+
+
+def _next_commands(job_id: str, url: str) -> str:
+    where = f"{job_id} --address {url}"
+    return f"next:\n  raysmith logs -f {where}\n  raysmith status {where}\n  raysmith stop {where}"
+
+
+def _follow(jobs: RayJobs, job_id: str) -> int:
+    job = jobs.follow(job_id, lambda text: click.echo(text, nl=False))
+    click.echo(f"{job.id}: {job.state.lower()}")
+    return exit_code(job)
+
+
+def exit_code(job: Job) -> int:
+    """The exit code of a command that waited for a job to end: as the driver's own."""
+    code = _EXIT_CODES.get(job.state)
+    if code is None:
+        return job.exit_code if job.exit_code and job.exit_code > 0 else ExitCode.FAILED
+    return code
+
+
+@click.command(hidden=True)
+def drive() -> None:
+    """Run the job that was sent to this process. The cluster starts it, not a person."""
+    from jobs.run import run_job
+    from jobs.submission import received
+
+    submission, loaded, plan = received()
+    code = run_job(
+        loaded,
+        plan,
+        "auto",
+        dashboard=False,
+        command=submission.command,
+        git_revision=submission.git_revision,
+    )
+    raise SystemExit(code)
+
+
+def show_status(address: str, job_name: str) -> None:
+    """Prints how a submitted job stands; where its storage is reached from here, its stages too."""
+    from cluster.ray_jobs import RayJobs, run_folder
+    from jobs.view.status import duration, render_status
+    from storage.layout import RunLayout
+
+    jobs = RayJobs(address)
+    job = jobs.named(job_name)
+    folder = run_folder(jobs.log(job.id)) if job.state != "PENDING" else None
+    end_s = job.ended_s or time.time()
+    lines = [f"{job.id}: {job.state.lower()}"]
+    if job.started_s:
+        lines.append(f"driver: {duration(end_s - job.started_s)}")
+    if job.message and (job.state == "PENDING" or not folder):
+        lines.append(job.message)
+    click.echo("\n".join(lines))
+    if folder and RunLayout(Path(folder)).status.is_file():
+        click.echo(render_status(RunLayout(Path(folder))))
+    elif folder:
+        click.echo(f"folder: {folder} (not reached from here)\n{_last_lines(jobs, job)}")
+
+
+def _last_lines(jobs: RayJobs, job: Job) -> str:
+    return "\n".join(jobs.log(job.id).rstrip().splitlines()[-5:])
+
+
+def show_logs(address: str, job_name: str, *, follow: bool) -> None:
+    """Prints what the driver of a submitted job says."""
+    from cluster.ray_jobs import RayJobs
+
+    jobs = RayJobs(address)
+    job = jobs.named(job_name)
+    if follow:
+        raise SystemExit(_follow(jobs, job.id))
+    click.echo(jobs.log(job.id), nl=False)
+
+
+def stop_job(address: str, job_name: str, *, wait: bool) -> None:
+    """Stops a submitted job: training commits a checkpoint first.
+
+    Raises:
+        ClusterError: if it has not ended in time.
+    """
+    from cluster.ray_jobs import RayJobs
+    from jobs.spec.fields import duration_s
+
+    jobs = RayJobs(address)
+    job = jobs.named(job_name)
+    if job.is_final:
+        click.echo(f"{job.id}: {job.state.lower()} already")
+        return
+    jobs.stop(job.id)
+    if not wait:
+        click.echo(f"{job.id}: asked to stop")
+        return
+    profile = current_profile()
+    limit_s = duration_s(profile.spec.stop_grace if profile else "120s") + _LEAST_WAIT_S
+    told_s = 0.0
+
+    def tell(waited_s: float) -> None:
+        nonlocal told_s
+        if waited_s > limit_s:
+            raise ClusterError(
+                f"{job.id} has not ended within {limit_s:.0f} s", f"see {address} for its state"
+            )
+        if waited_s - told_s >= _TELL_EVERY_S:
+            told_s = waited_s
+            click.echo(f"stopping: {waited_s:.0f} s", err=True)
+
+    try:
+        ended = jobs.ended(job.id, tell)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"{job.id} goes on stopping", "see `raysmith status`") from error
+    click.echo(f"{ended.id}: {ended.state.lower()}; the same submit goes on from its checkpoint")
+    sys.stdout.flush()
