@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+from collections.abc import Callable
 from typing import Any
 
 from cluster import driver
-from cluster.fingerprint import fingerprint
+from cluster.fingerprint import fingerprint, installed_fingerprint
 from cluster.runtime_env import attached_env
-from jobs.errors import ClusterError
+from jobs.errors import ClusterError, ClusterUnfit
 
 _CPUS_PER_WORKER = 4
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -20,8 +20,10 @@ _LOOK_S = 60.0
 class AttachedCluster:
     """Connects to a cluster when it is first needed, and leaves it running."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, ship_code: bool = False) -> None:
+        """`ship_code` is whether ours may run where nodes have another version installed."""
         self._address = address
+        self._ship_code = ship_code
         self._connected = False
 
     def cpus_per_worker(self, workers: int) -> int:  # noqa: ARG002
@@ -39,7 +41,8 @@ class AttachedCluster:
         """Connects, once. From outside of the cluster, our own packages go along.
 
         Raises:
-            ClusterError: if the cluster can't be reached, or a node of it has other code.
+            ClusterError: if the cluster can't be reached.
+            ClusterUnfit: if a node of it has other code.
         """
         if self._connected:
             return
@@ -59,10 +62,14 @@ class AttachedCluster:
                 f"no Ray cluster could be reached at {self._address!r}: {error}",
                 "check the address, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the cluster's",
             ) from error
-        self._connected = True
         driver.route_logs()
-        if within:
-            _refuse_other_code(_codes_of_nodes())
+        try:
+            if within or not self._ship_code:
+                _refuse_other_code(_codes_of_nodes(_running_code if within else _installed_code))
+        except ClusterError:
+            ray.shutdown()
+            raise
+        self._connected = True
 
     def __enter__(self) -> AttachedCluster:
         return self
@@ -75,12 +82,12 @@ class AttachedCluster:
             self._connected = False
 
 
-def _codes_of_nodes() -> dict[str, str]:
-    """The fingerprint of our code on each node, by its address; or why it has none."""
+def _codes_of_nodes(code: Callable[[], str | None]) -> dict[str, str]:
+    """The fingerprint of our code on each node that has any, by the node's address."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(num_cpus=0, max_retries=0)(_own_code)
+    look = ray.remote(num_cpus=0, max_retries=0)(code)
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     asked = {}
     for node, address in nodes.items():
@@ -90,22 +97,35 @@ def _codes_of_nodes() -> dict[str, str]:
     done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_LOOK_S)
     for answer in done:
         try:
-            codes[asked[answer]] = ray.get(answer)
+            found = ray.get(answer)
         except ray.exceptions.RayError as error:
-            codes[asked[answer]] = f"none: {type(error).__name__}"
+            found = f"none ({type(error).__name__})"
+        if found:
+            codes[asked[answer]] = found
     return codes
 
 
-def _own_code() -> str:
+def _short(code: str) -> str:
+    return code if " " in code else code[:12]
+
+
+def _running_code() -> str:
     return fingerprint()
+
+
+def _installed_code() -> str | None:
+    return installed_fingerprint()
 
 
 def _refuse_other_code(codes: dict[str, str]) -> None:
     own = fingerprint()
     others = {address: code for address, code in codes.items() if code != own}
     if others:
-        listed = ", ".join(f"{code[:12]} on {address}" for address, code in sorted(others.items()))
-        raise ClusterError(
-            f"this driver's code is {own[:12]} (raysmith of {sys.prefix}), and there is {listed}",
-            "have one version of raysmith on all nodes, or send it along: `raysmith submit`",
+        listed = ", ".join(
+            f"{code[: 40 if ' ' in code else 12]} on {address}"
+            for address, code in sorted(others.items())
+        )
+        raise ClusterUnfit(
+            f"raysmith is {own[:12]} here, and {listed}",
+            "install one version on all machines; or run this machine's everywhere: --ship-code",
         )

@@ -19,6 +19,7 @@ from jobs.options import (
     profile_option,
     resolve_job,
     set_option,
+    ship_code_option,
     spec_argument,
     storage_option,
 )
@@ -127,15 +128,22 @@ def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:
 @storage_option
 @profile_option
 @click.option("--address", metavar="ADDRESS", help="A running Ray cluster; else one of our own.")
+@ship_code_option
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, on this machine only.")
 def run(
-    spec: Path, overrides: tuple[str, ...], storage: str, address: str | None, dashboard: bool
+    spec: Path,
+    overrides: tuple[str, ...],
+    storage: str,
+    address: str | None,
+    ship_code: bool,
+    dashboard: bool,
 ) -> None:
     """Run SPEC, stage by stage. The same command goes on with a run that was cut off."""
     from jobs.run import run_job
 
     loaded, resolved = resolve_job(spec, overrides, storage)
-    raise SystemExit(run_job(loaded, resolved, address or os.environ.get("RAY_ADDRESS"), dashboard))
+    address = address or os.environ.get("RAY_ADDRESS")
+    raise SystemExit(run_job(loaded, resolved, address, dashboard, ship_code))
 
 
 _run_name = click.argument("run", default="", metavar="[RUN]")

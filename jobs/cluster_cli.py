@@ -20,6 +20,7 @@ from jobs.options import (
     profile_option,
     resolve_job,
     set_option,
+    ship_code_option,
     spec_argument,
     storage_option,
 )
@@ -47,11 +48,7 @@ _EXIT_CODES = {"STOPPED": ExitCode.INTERRUPTED, "SUCCEEDED": ExitCode.OK}
     ".gitignore and .rayignore name stays here.",
 )
 @click.option("--no-working-dir", is_flag=True, help="Send no files.")
-@click.option(
-    "--ship-code",
-    is_flag=True,
-    help="Run this machine's raysmith also where the cluster has another version of it.",
-)
+@ship_code_option
 @click.option("--follow", "-f", is_flag=True, help="Show what the driver says until the end.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until the driver has begun.")
 def submit(

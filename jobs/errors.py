@@ -81,6 +81,10 @@ class ClusterError(RaysmithError):
     exit_code = ExitCode.CLUSTER
 
 
+class ClusterUnfit(ClusterError):
+    """The cluster can't hold the job or must not run it, however often it is tried."""
+
+
 class GateNotMet(RaysmithError):
     """A model was measured, and is not as good as the job demands."""
 

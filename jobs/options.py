@@ -70,6 +70,13 @@ address_option = click.option(
 )
 
 
+ship_code_option = click.option(
+    "--ship-code",
+    is_flag=True,
+    help="Run this machine's raysmith also where the cluster has another version of it.",
+)
+
+
 def layout_of(storage: str) -> Layout:
     """The layout of a storage."""
     from storage.layout import Layout

@@ -14,7 +14,7 @@ from cluster.attached import AttachedCluster
 from cluster.fingerprint import fingerprint
 from cluster.local import LocalCluster
 from jobs.controller import Controller, Job, open_record
-from jobs.errors import ExitCode, RaysmithError
+from jobs.errors import ClusterError, ExitCode, RaysmithError
 from jobs.load.loaded import LoadedSpec
 from jobs.masking import masker, secret_names
 from jobs.plan.resolve import Plan
@@ -32,11 +32,13 @@ def run_job(
     plan: Plan,
     address: str | None,
     dashboard: bool,
+    ship_code: bool = False,
     command: str | None = None,
     git_revision: str | None = None,
 ) -> ExitCode:
     """Runs a plan to its end and tells the user what came of it.
 
+    `ship_code` is whether this machine's code may run on a cluster that has another version of it,
     `command` is what was typed to run it, and `git_revision` the commit that its spec is of; both
     are those of this process when absent.
 
@@ -51,7 +53,7 @@ def run_job(
     job = Job(plan, loaded.text, checked, _lock(revision, checked), mask)
     record = open_record(job, layout)
     view = open_view(record.status.stages, sys.stdout, os.environ)
-    with _cluster(plan, address, dashboard) as cluster, view:
+    with _cluster(plan, address, dashboard, ship_code) as cluster, view:
         view.note(f"run {plan.name}/{record.status.run_id} in {record.layout.folder}")
         for note in checked.notes:
             view.note(note)
@@ -63,9 +65,11 @@ def run_job(
     return _exit_code(state, controller)
 
 
-def _cluster(plan: Plan, address: str | None, dashboard: bool) -> LocalCluster | AttachedCluster:
+def _cluster(
+    plan: Plan, address: str | None, dashboard: bool, ship_code: bool
+) -> LocalCluster | AttachedCluster:
     if address:
-        return AttachedCluster(address)
+        return AttachedCluster(address, ship_code=ship_code)
     specs = [stage.spec for stage in plan.stages]
     processes = max(spec.processes_at_once for spec in specs)
     cpus = max(spec.cpus_per_process or 0 for spec in specs)
@@ -77,10 +81,12 @@ def _exit_code(state: RunState, controller: Controller) -> ExitCode:
         return ExitCode.OK
     if state is RunState.STOPPED:
         return ExitCode.INTERRUPTED
+    failure = controller.failure
+    if isinstance(failure, ClusterError):
+        return failure.exit_code
     stages = controller.record.status.stages
     if any(stage.reason is FailureClass.USER_ERROR for stage in stages):
         return ExitCode.USER_ERROR
-    failure = controller.failure
     return failure.exit_code if isinstance(failure, RaysmithError) else ExitCode.FAILED
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from cluster.fingerprint import fingerprint, installed_fingerprint
-from jobs.errors import ClusterError, RaysmithError, UserError
+from jobs.errors import ClusterUnfit, RaysmithError, SpecError, UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.load.loader import load
 from jobs.load.site_profile import LoadedProfile, load_profile
-from jobs.load.tree import dotted, leaves
+from jobs.load.tree import leaves
 from jobs.plan.policy import check_policy
 from jobs.plan.resolve import Plan, resolve
 
@@ -92,7 +92,7 @@ def received() -> tuple[Submission, LoadedSpec, Plan]:
 
     Raises:
         RaysmithError: if none was.
-        ClusterError: if this machine has code of ours that is not the submitter's.
+        ClusterUnfit: if this machine has code of ours that is not the submitter's.
         SpecError: if the spec is not valid here.
     """
     found = PathFinder.find_spec(FOLDER)
@@ -116,12 +116,12 @@ def _check_code(submission: Submission) -> None:
     wanted, own = submission.fingerprint, fingerprint()
     installed = installed_fingerprint()
     if own != wanted:
-        raise ClusterError(
+        raise ClusterUnfit(
             f"the code that runs here is {own[:12]}, and the submitter's is {wanted[:12]}",
             "submit with the raysmith that the cluster has",
         )
     if installed and installed != wanted and not submission.ship_code:
-        raise ClusterError(
+        raise ClusterUnfit(
             f"the cluster's raysmith is {installed[:12]}, and the submitter's is {wanted[:12]}",
             "install one version on both, or submit with --ship-code to run the submitter's code",
         )
@@ -133,13 +133,11 @@ def check_files(loaded: LoadedSpec, working_dir: Path | None) -> None:
     Raises:
         SpecError: with each of them at its place.
     """
-    from jobs.errors import SpecError
-
     problems = []
     for path, value in leaves(loaded.tree):
         for file in _meant(value, loaded.base_folders):
             if reason := _stays_here(file, working_dir):
-                problems.append(loaded.problem(path, f"{dotted(path)}: {file} {reason}", _TRAVEL))
+                problems.append(loaded.problem(path, f"{file} {reason}", _TRAVEL))
     if problems:
         raise SpecError(problems)
 

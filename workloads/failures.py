@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from jobs.errors import ClusterError, GateNotMet, UserError
+from jobs.errors import ClusterError, ClusterUnfit, GateNotMet, UserError
 from jobs.state import FailureClass
 
 _FIRST_BACKOFF_S = 1.0
@@ -64,7 +64,7 @@ def _wrapped(error: BaseException) -> BaseException | None:
 def _class_of(error: BaseException) -> FailureClass | None:
     import ray.exceptions as ray_errors
 
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | ClusterUnfit):
         return FailureClass.USER_ERROR
     if isinstance(error, GateNotMet):
         return FailureClass.GATE_NOT_MET
