@@ -16,7 +16,7 @@ PACKAGES = ("jobs", "cluster", "workloads", "storage")
 _OURS = "controller.py"
 """A file of `jobs` by which it is told from another package of that name."""
 
-_SHIPPED = "runtime_resources"
+SHIPPED = "runtime_resources"
 """The folder in which Ray keeps what travels with a job."""
 
 _COUNTED = (".py", ".json", ".jsonl", ".yaml", ".html", ".txt")
@@ -58,7 +58,7 @@ def installed_fingerprint() -> str | None:
     None where none is installed.
     """
     here = str(Path.cwd())
-    paths = [path for path in sys.path if path and path != here and _SHIPPED not in path]
+    paths = [path for path in sys.path if path and path != here and SHIPPED not in path]
     installed = folders(paths)
     return fingerprint(installed) if installed else None
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import ClusterError, UserError
+from jobs.errors import ClusterError, ExitCode, UserError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -28,6 +28,9 @@ _FINAL = ("STOPPED", "SUCCEEDED", "FAILED")
 
 _RUNS_IN = re.compile(r"^(?:.*\s)?run (?P<run>\S+/\S+) in (?P<folder>/.+)$", re.MULTILINE)
 """What the driver prints once it has begun."""
+
+_RAYS_OWN = re.compile(r"\S+ \S+\tINFO job_manager\.py:|Running entrypoint for job ")
+"""The lines that Ray puts before what the driver prints."""
 
 # The Python that the cluster's Ray runs in: the job is started by a process of the raylet's.
 _PYTHON = (
@@ -60,6 +63,15 @@ class Job:
         """Whether it has ended."""
         return self.state in _FINAL
 
+    @property
+    def own_exit_code(self) -> int:
+        """The exit code of a command that waited for it to end: the driver's own."""
+        if self.state == "SUCCEEDED":
+            return ExitCode.OK
+        if self.state == "STOPPED":
+            return ExitCode.INTERRUPTED
+        return self.exit_code if self.exit_code and self.exit_code > 0 else ExitCode.FAILED
+
 
 def entrypoint(module: str, *arguments: str) -> str:
     """The shell command that runs a module of ours in the cluster's own Python.
@@ -80,7 +92,11 @@ class RayJobs:
         self._client = _connected(address)
 
     def submit(
-        self, job_id: str, command: str, runtime_env: Mapping[str, Any], name: str, digest: str
+        self,
+        job_id: str,
+        command: str,
+        runtime_env: Mapping[str, Any],
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Submits a job, unless there is one of this id already.
 
@@ -90,14 +106,13 @@ class RayJobs:
         # Ray answers a reused id with an error of its own, and a lost answer would submit twice.
         if self.find(job_id):
             return
-        metadata = {_RUN_NAME: name, _DIGEST: digest}
         try:
             with self._told():
                 self._client.submit_job(
                     entrypoint=command,
                     submission_id=job_id,
                     runtime_env=dict(runtime_env),
-                    metadata=metadata,
+                    metadata=dict(metadata or {}),
                 )
         except ClusterError as error:
             if "413" in error.message or "Maximum request body" in error.message:
@@ -112,13 +127,16 @@ class RayJobs:
 
     def find(self, job_id: str) -> Job | None:
         """The job of a submission id."""
-        return next((job for job in self.all() if job.id == job_id), None)
+        return next((job for job in self._list() if job.id == job_id), None)
 
-    def all(self) -> list[Job]:
-        """Our jobs, the newest first."""
+    def _list(self) -> list[Job]:
         with self._told():
             found = [_job(details) for details in self._client.list_jobs()]
-        ours = [job for job in found if job and job.digest]
+        return [job for job in found if job]
+
+    def all(self) -> list[Job]:
+        """The jobs that run specs, the newest first."""
+        ours = [job for job in self._list() if job.digest]
         return sorted(ours, key=lambda job: job.started_s or float("inf"), reverse=True)
 
     def named(self, text: str) -> Job:
@@ -140,22 +158,39 @@ class RayJobs:
     def log(self, job_id: str) -> str:
         """What the driver has printed so far."""
         with self._told():
-            return str(self._client.get_job_logs(job_id))
+            lines = str(self._client.get_job_logs(job_id)).splitlines()
+        return "\n".join(line for line in lines if not _RAYS_OWN.match(line))
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> Job:
-        """Passes on what the driver prints until the job ends; returns how it ended."""
+        """Passes on the lines that the driver prints until the job ends; returns how it ended."""
+        begun = ""
 
         async def tail() -> None:
+            nonlocal begun
             async for text in self._client.tail_job_logs(job_id):
-                write(text)
+                *lines, begun = (begun + text).split("\n")
+                for line in lines:
+                    if not _RAYS_OWN.match(line):
+                        write(line)
 
         while True:
             with self._told():
                 asyncio.run(tail())
-            job = self.named(job_id)
+            job = self._job(job_id)
             if job.is_final:
+                if begun:
+                    write(begun)
                 return job
             time.sleep(_POLL_S)
+
+    def _job(self, job_id: str) -> Job:
+        job = self.find(job_id)
+        if job is None:
+            raise ClusterError(
+                f"the cluster at {self.address} does not know {job_id} any more",
+                "it was restarted, or the job deleted; the run's folder has its record",
+            )
+        return job
 
     def begun(self, job_id: str, timeout_s: float) -> tuple[Job, str | None]:
         """Waits until the driver has said where the run lies, has ended, or the time is over.
@@ -165,7 +200,7 @@ class RayJobs:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            job = self.named(job_id)
+            job = self._job(job_id)
             found = run_folder(self.log(job_id)) if job.state != "PENDING" else None
             if found or job.is_final or time.monotonic() > deadline:
                 return job, found
@@ -179,7 +214,7 @@ class RayJobs:
     def ended(self, job_id: str, tell: Callable[[float], None]) -> Job:
         """Waits until a job has ended. `tell` gets the seconds waited so far, now and then."""
         started = time.monotonic()
-        while not (job := self.named(job_id)).is_final:
+        while not (job := self._job(job_id)).is_final:
             tell(time.monotonic() - started)
             time.sleep(_POLL_S)
         return job
@@ -188,6 +223,11 @@ class RayJobs:
     def _told(self) -> Iterator[None]:
         with _errors(self.address):
             yield
+
+
+def metadata(name: str, digest: str) -> dict[str, str]:
+    """What tells a job that runs a spec from others: the run's name, and what it does."""
+    return {_RUN_NAME: name, _DIGEST: digest}
 
 
 def run_folder(log: str) -> str | None:

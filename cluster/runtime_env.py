@@ -35,7 +35,7 @@ def stays_here(working_dir: Path, storage: Path) -> list[str]:
 def submitted_env(
     working_dir: Path | None,
     excludes: Sequence[str],
-    extra_module: Path,
+    extra_module: Path | None,
     stop_grace_s: float,
     variables: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def submitted_env(
         UserError: if a file of the working directory hides a package of ours.
     """
     environment: dict[str, Any] = {
-        "py_modules": [*_modules(), str(extra_module)],
+        "py_modules": [*_modules(), *([str(extra_module)] if extra_module else [])],
         "env_vars": {
             **variables,
             **driver.TRAVELLING,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.cluster_cli import drive, show_logs, show_status, stop_job, submit
+from jobs.cluster_cli import doctor, drive, show_logs, show_status, stop_job, submit
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
 from jobs.options import (
     EXIT_CODES,
@@ -336,7 +336,7 @@ def _write(file: Path, text: str) -> None:
         ) from error
 
 
-for _command in (submit, drive):
+for _command in (submit, doctor, drive):
     cli.add_command(_command)
 
 

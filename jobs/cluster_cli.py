@@ -16,6 +16,7 @@ from jobs.errors import ClusterError, ExitCode, Interrupted
 from jobs.options import (
     address_option,
     current_profile,
+    layout_of,
     needed_address,
     profile_option,
     resolve_job,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 _BEGIN_S = 120.0
 _TELL_EVERY_S = 10.0
 _LEAST_WAIT_S = 60.0
-_EXIT_CODES = {"STOPPED": ExitCode.INTERRUPTED, "SUCCEEDED": ExitCode.OK}
 
 
 @click.command()
@@ -67,27 +67,29 @@ def submit(
     The same command again goes on with a job that ended before its time, and attaches to one that
     is still active.
     """
-    from cluster.ray_jobs import RayJobs, entrypoint
+    from cluster.ray_jobs import RayJobs, entrypoint, metadata
     from cluster.runtime_env import stays_here, submitted_env
     from jobs.spec.fields import duration_s
     from jobs.submission import check_files, checked_folder, digest, pack
 
     profile = current_profile()
-    loaded, plan = resolve_job(spec, overrides, storage)
+    # A relative folder would be looked for in the folder that the job has on the cluster.
+    root = str(layout_of(storage).root)
+    loaded, plan = resolve_job(spec, overrides, root)
     folder = None if no_working_dir else checked_folder(working_dir)
     check_files(loaded, folder)
     url = needed_address(address)
     grace_s = duration_s(profile.spec.stop_grace if profile else "120s")
     with tempfile.TemporaryDirectory(prefix="raysmith-") as scratch:
         packed = pack(Path(scratch), loaded, plan, profile, overrides, folder, ship_code=ship_code)
-        excludes = stays_here(folder, Path(storage).resolve()) if folder else []
+        excludes = stays_here(folder, Path(root)) if folder else []
         environment = submitted_env(folder, excludes, packed, grace_s, _variables(profile))
         jobs = RayJobs(url)
         what = digest(plan, folder, excludes)
         job_id, is_new = _job_id(jobs.all(), plan.name, what)
         if is_new:
             command = entrypoint("jobs.cli", "drive")
-            jobs.submit(job_id, command, environment, plan.name, what)
+            jobs.submit(job_id, command, environment, metadata(plan.name, what))
     click.echo(f"{job_id}: {'submitted' if is_new else 'active already, with the same content'}")
     if follow:
         raise SystemExit(_follow(jobs, job_id))
@@ -136,17 +138,9 @@ def _next_commands(job_id: str, url: str) -> str:
 
 
 def _follow(jobs: RayJobs, job_id: str) -> int:
-    job = jobs.follow(job_id, lambda text: click.echo(text, nl=False))
+    job = jobs.follow(job_id, click.echo)
     click.echo(f"{job.id}: {job.state.lower()}")
-    return exit_code(job)
-
-
-def exit_code(job: Job) -> int:
-    """The exit code of a command that waited for a job to end: as the driver's own."""
-    code = _EXIT_CODES.get(job.state)
-    if code is None:
-        return job.exit_code if job.exit_code and job.exit_code > 0 else ExitCode.FAILED
-    return code
+    return job.own_exit_code
 
 
 @click.command(hidden=True)
@@ -165,6 +159,29 @@ def drive() -> None:
         git_revision=submission.git_revision,
     )
     raise SystemExit(code)
+
+
+@click.command()
+@storage_option
+@profile_option
+@address_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a line to each finding.")
+@click.option("--here", is_flag=True, hidden=True)
+def doctor(storage: str, address: str | None, as_json: bool, here: bool) -> None:
+    """Look at a cluster: versions, code, resources, clocks, GPUs, storage, network.
+
+    A line says what was found, and what to do where something is wrong. The cluster is the one at
+    --address (its dashboard, or HOST:PORT of Ray itself) or of the profile, or that of
+    RAY_ADDRESS; else a Ray of this machine's own. Exits with 3 if something is wrong.
+    """
+    from jobs.doctor import diagnose, send
+
+    profile = current_profile()
+    own = profile.spec.address if profile else None
+    found = address or own or os.environ.get("RAY_ADDRESS")
+    if found and found.startswith(("http://", "https://")):
+        raise SystemExit(send(found.rstrip("/"), storage, as_json=as_json))
+    raise SystemExit(diagnose("auto" if here else found, storage, as_json=as_json))
 
 
 def show_status(address: str, job_name: str) -> None:
@@ -201,7 +218,7 @@ def show_logs(address: str, job_name: str, *, follow: bool) -> None:
     job = jobs.named(job_name)
     if follow:
         raise SystemExit(_follow(jobs, job.id))
-    click.echo(jobs.log(job.id), nl=False)
+    click.echo(jobs.log(job.id))
 
 
 def stop_job(address: str, job_name: str, *, wait: bool) -> None:

@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any
 
 from cluster.attached import AttachedCluster
-from cluster.fingerprint import fingerprint
+from cluster.fingerprint import SHIPPED, fingerprint
 from cluster.local import LocalCluster
 from jobs.controller import Controller, Job, open_record
-from jobs.errors import ClusterError, ExitCode, RaysmithError
+from jobs.errors import ClusterError, ExitCode, RaysmithError, UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.masking import masker, secret_names
 from jobs.plan.resolve import Plan
@@ -46,7 +47,7 @@ def run_job(
         RaysmithError: if it could not start, or was stopped at once.
     """
     started = time.monotonic()
-    layout = Layout(local_root(plan.storage))
+    layout = Layout(_lasting_root(plan.storage))
     checked = check(loaded, plan)
     mask = masker(secret_names(loaded.text), os.environ)
     revision = git_revision or revision_of(loaded.path.parent)
@@ -74,6 +75,21 @@ def _cluster(
     processes = max(spec.processes_at_once for spec in specs)
     cpus = max(spec.cpus_per_process or 0 for spec in specs)
     return LocalCluster(processes, cpus or None, dashboard)
+
+
+def _lasting_root(storage: str) -> Path:
+    """The folder of a storage, which must not be one that a Ray job has for itself.
+
+    Raises:
+        UserError: if it is.
+    """
+    root = local_root(storage)
+    if SHIPPED in root.parts:
+        raise UserError(
+            f"runs would lie in {root}, which Ray removes when the job has ended",
+            "say where they shall lie: --storage /a/folder/that/all/nodes/share",
+        )
+    return root
 
 
 def _exit_code(state: RunState, controller: Controller) -> ExitCode:

@@ -1,0 +1,1 @@
+"""What `raysmith doctor` looks at: the nodes of a cluster, their storage and their network."""
