@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from cluster import driver
+from cluster import attached, driver
 from cluster.attached import AttachedCluster
-from jobs.errors import ClusterError
+from cluster.fingerprint import fingerprint
+from jobs.errors import ClusterError, ClusterUnfit
 
 
 @pytest.fixture
@@ -33,9 +34,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_our_packages_are_shipped_and_nothing_in_the_working_folder_hides_them(
     calls: list[dict[str, Any]],
 ) -> None:
-    with AttachedCluster("ray://head:10001") as attached:
-        attached.connect()
-        attached.connect()
+    with AttachedCluster("ray://head:10001", ship_code=True) as cluster:
+        cluster.connect()
+        cluster.connect()
     arguments, end = calls
     assert arguments["logging_level"] == logging.ERROR
     assert end == {}
@@ -47,12 +48,35 @@ def test_our_packages_are_shipped_and_nothing_in_the_working_folder_hides_them(
     assert environment["env_vars"]["PYTHONSAFEPATH"] == "1"
 
 
+def test_nodes_with_other_code_are_refused_and_left(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attached, "_codes_of_nodes", lambda _: {"10.0.0.2": "f" * 64})
+    with (
+        pytest.raises(ClusterUnfit, match=f"{fingerprint()[:12]} here, and {'f' * 12} on 10.0.0.2"),
+        AttachedCluster("auto") as cluster,
+    ):
+        cluster.connect()
+    assert calls[-1] == {}, "it is not connected any more"
+    monkeypatch.setattr(attached, "_codes_of_nodes", lambda _: {"10.0.0.2": fingerprint()})
+    AttachedCluster("auto").connect()
+
+
+def test_within_a_job_what_travels_is_the_jobs_own(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.setattr(attached, "_codes_of_nodes", lambda _: {})
+    AttachedCluster("auto").connect()
+    assert "runtime_env" not in calls[0]
+
+
 @pytest.mark.usefixtures("calls")
 def test_what_ray_says_is_not_told_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger("ray")
     monkeypatch.setattr(logger, "handlers", [logging.StreamHandler()])
     monkeypatch.setattr(logger, "propagate", False)
-    AttachedCluster("auto").connect()
+    AttachedCluster("auto", ship_code=True).connect()
     assert logger.handlers == []
     assert logger.propagate
     said: list[str] = []
@@ -72,5 +96,5 @@ def test_a_cluster_that_is_not_there_is_a_cluster_error(monkeypatch: pytest.Monk
     exceptions = ModuleType("ray.exceptions")
     exceptions.RayError = RuntimeError  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray.exceptions", exceptions)
-    with pytest.raises(ClusterError, match="'auto': refused"), AttachedCluster("auto") as attached:
-        attached.connect()
+    with pytest.raises(ClusterError, match="'auto': refused"), AttachedCluster("auto") as cluster:
+        cluster.connect()
