@@ -16,7 +16,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(if \
 UNIT := $(wildcard tests/unit tests/architecture tests/contract tests/golden)
 INTEGRATION := $(wildcard tests/integration tests/invariant)
 BENCHES := $(wildcard tests/bench/*.py)
-SCHEMA := jobs/schema/job.schema.json
+SCHEMAS := job profile
 
 # The wheel index of the resolver that `make lock` uses for the CPU build of torch; a machine
 # that has the wheel on disk names its folder in PIP_FIND_LINKS instead.
@@ -66,7 +66,8 @@ lint: $(READY)  ## style, types, layers, and drift of the generated schema
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/raysmith schema --check $(SCHEMA)
+	@set -e; for kind in $(SCHEMAS); do \
+		$(BIN)/raysmith schema $$kind --check jobs/schema/$$kind.schema.json; done
 
 bench: $(READY)  ## run every benchmark of tests/bench
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench; done

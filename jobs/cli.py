@@ -288,6 +288,7 @@ def _api_key(variable: str) -> str | None:
 
 
 @cli.command()
+@click.argument("kind", type=click.Choice(["job", "profile"]), default="job")
 @click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write it to this file."
 )
@@ -297,16 +298,16 @@ def _api_key(variable: str) -> str | None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Exit with 1 unless this file holds the schema.",
 )
-def schema(output: Path | None, checked: Path | None) -> None:
-    """Print the JSON Schema of job files, for editors and checks."""
+def schema(kind: str, output: Path | None, checked: Path | None) -> None:
+    """Print the JSON Schema of job files, or of profiles, for editors and checks."""
     from jobs.json_schema import json_schema
 
-    text = json_schema()
+    text = json_schema(kind)
     if checked:
         if not checked.is_file() or checked.read_text(encoding="utf-8") != text:
             raise RaysmithError(
-                f"{checked} is not the schema of the spec's classes",
-                f"raysmith schema --output {checked}",
+                f"{checked} is not the schema of the classes",
+                f"raysmith schema {kind} --output {checked}",
             )
     elif output:
         _write(output, text)

@@ -1,4 +1,4 @@
-"""The JSON Schema of the job file, made from the spec's classes and their docstrings."""
+"""The JSON Schemas of job files and profiles, made from their classes and docstrings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import json
 from typing import Any
 
 from jobs.spec import JobSpec
+from jobs.spec.fields import Spec
+from jobs.spec.site_profile import ProfileSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def json_schema() -> str:
-    """The schema as text, the same for the same spec classes, and ending in a newline."""
-    content = {"$schema": DIALECT, **JobSpec.model_json_schema()}
+SCHEMAS: dict[str, type[Spec]] = {"job": JobSpec, "profile": ProfileSpec}
+"""What has a schema, by the name of the kind of file."""
+
+
+def json_schema(kind: str = "job") -> str:
+    """The schema as text, the same for the same classes, and ending in a newline."""
+    content = {"$schema": DIALECT, **SCHEMAS[kind].model_json_schema()}
     return json.dumps(_on_one_line(content), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -87,7 +87,7 @@ def test_schema_is_written_and_checked(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("adam", "eve"))
     stale = _run("schema", "--check", file)
     assert stale.exit_code == 1
-    assert f"raysmith schema --output {file}" in stale.stderr
+    assert f"raysmith schema job --output {file}" in stale.stderr
 
 
 def test_init_keeps_an_existing_file(spec: Path) -> None:

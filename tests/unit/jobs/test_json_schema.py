@@ -8,21 +8,27 @@ import pytest
 import yaml
 
 import jobs
-from jobs.json_schema import json_schema
+from jobs.json_schema import SCHEMAS, json_schema
 
 FOLDER = Path(jobs.__file__).parent
 
 
-def test_the_committed_schema_is_the_one_of_the_classes() -> None:
-    committed = (FOLDER / "schema" / "job.schema.json").read_text(encoding="utf-8")
-    assert committed == json_schema(), "run: raysmith schema --output jobs/schema/job.schema.json"
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_the_committed_schema_is_the_one_of_the_classes(kind: str) -> None:
+    file = f"{kind}.schema.json"
+    committed = (FOLDER / "schema" / file).read_text(encoding="utf-8")
+    assert committed == json_schema(kind), f"raysmith schema {kind} --output jobs/schema/{file}"
 
 
-def test_fields_have_descriptions_and_defaults() -> None:
-    schema = json.loads(json_schema())
-    training = schema["$defs"]["TrainingSpec"]
+def test_schemas_are_strict_and_have_defaults() -> None:
+    training = json.loads(json_schema())["$defs"]["TrainingSpec"]
     assert training["additionalProperties"] is False
     assert training["properties"]["max_grad_norm"]["default"] == 1.0
+
+
+@pytest.mark.parametrize("kind", ["job"])
+def test_fields_have_descriptions(kind: str) -> None:
+    schema = json.loads(json_schema(kind))
     for name, definition in schema["$defs"].items():
         for field, content in definition["properties"].items():
             assert content.get("description"), f"{name}.{field} has no docstring"
