@@ -22,7 +22,7 @@ from jobs.spec.serve import ServeSpec
 from storage.layout import AttemptLayout
 from workloads.serve.channel import Head, Inbox
 from workloads.serve.replica import Call
-from workloads.serve.replicas import Replicas, applications, replica_application, status
+from workloads.serve.replicas import WATCH_S, Replicas, applications, replica_application, status
 from workloads.serve.settings import Release, ReplicaSettings, vllm_arguments
 
 log = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ class Releases:
     async def watch(self) -> None:
         """Keeps `is_ready` true to what is there."""
         while True:
+            await asyncio.sleep(WATCH_S)
             await self._serving.replicas.look()
 
     async def drained(self) -> None:

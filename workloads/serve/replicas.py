@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 DEPLOYMENT = "replica"
 """What Serve calls the replicas of an application."""
 
-_WATCH_S = 1.0
+WATCH_S = 1.0
 _METRICS_S = 5.0
 _RETRY_AFTER_S = 1
 _OVERTAKEN_S = 5.0
@@ -113,12 +113,17 @@ class Replicas:
         )
         return [text for text in texts if isinstance(text, str)]
 
+    async def watch(self) -> None:
+        """Keeps `is_ready` true to what is there."""
+        while True:
+            await self.look()
+            await asyncio.sleep(WATCH_S)
+
     async def look(self) -> None:
-        """Brings `is_ready` up to date, after a while."""
+        """Brings `is_ready` up to date."""
         from ray.exceptions import RayError
         from ray.serve.exceptions import RayServeException
 
-        await asyncio.sleep(_WATCH_S)
         try:
             details = await asyncio.to_thread(status, self.application)
         except (RayError, RayServeException) as error:

@@ -16,6 +16,9 @@ from workloads.serve.tool_calls import parser_for
 
 _BASE = "@base"
 
+ONE_EVENT_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+"""The environment in which Serve and ours share a thread: a token costs a switch less."""
+
 
 @dataclass(frozen=True)
 class Release:
@@ -111,8 +114,7 @@ def environment(spec: ServeSpec, settings: ReplicaSettings) -> dict[str, str]:
         threads=settings.threads,
         kv_cache_bytes=size_bytes(spec.engine.kv_cache),
     )
-    # One event loop for Serve and vLLM: a token costs a thread switch less.
-    values["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] = "0"
+    values |= ONE_EVENT_LOOP
     if not settings.gpus and spec.engine.tensor_parallel_size == 1:
         # The engine's process computes by itself. vLLM would start another one for that on CPUs, to
         # set OpenMP's variables in it, which are set here.
