@@ -62,6 +62,9 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 _UNBOUNDED = 1_000_000
 """The gate itself bounds what waits, so that it can say so, and answer for its health meanwhile."""
 
+_NOT_HERE = 1008
+"""The code that a WebSocket is closed with which is against the rules."""
+
 
 class ServiceSpec(Spec):
     """The `args` of the application."""
@@ -200,7 +203,7 @@ class Application:
         if scope["type"] == "http":
             await self.gate(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
+            await send({"type": "websocket.close", "code": _NOT_HERE})
         else:
             for event in ("startup", "shutdown"):
                 await receive()

@@ -130,9 +130,11 @@ class Replicas:
             # Serve's controller is away; replicas answer meanwhile.
             log.warning("Serve does not say how it stands: %s", error)
             return
-        deployment = details and details.deployments.get(DEPLOYMENT)
-        states = deployment.replica_states if deployment else {}
-        self.is_ready = states.get("RUNNING", 0) > 0
+        if details is None:
+            self.is_ready = False
+        # Serve lists none while a config stands that could not be built; what was there goes on.
+        elif deployment := details.deployments.get(DEPLOYMENT):
+            self.is_ready = deployment.replica_states.get("RUNNING", 0) > 0
 
 
 def applications() -> dict[str, Any]:
