@@ -83,7 +83,9 @@ class ServeCluster:
 
 
 @contextmanager
-def serve_cluster(folder: Path, environment: dict[str, str]) -> Iterator[ServeCluster]:
+def serve_cluster(
+    folder: Path, environment: dict[str, str], cpus: int = 2
+) -> Iterator[ServeCluster]:
     """Starts Ray as `ray start --head` does, for a `with` block."""
     ports = _free_ports(5)
     token, log = secrets.token_hex(32), folder / "ray.log"
@@ -95,7 +97,7 @@ def serve_cluster(folder: Path, environment: dict[str, str]) -> Iterator[ServeCl
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-                *("--node-ip-address=127.0.0.1", "--num-cpus=2", f"--temp-dir={scratch}"),
+                *("--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", f"--temp-dir={scratch}"),
                 *settings,
             ],
             stdout=output,
