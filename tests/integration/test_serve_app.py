@@ -7,8 +7,10 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,20 +115,32 @@ def text(client: OpenAI) -> str:
     return str(chat(client).choices[0].message.content)
 
 
-def ask_until(client: OpenAI, is_done: Callable[[], bool]) -> Counter[int]:
-    """Asks, four at a time, until something is done; how often each status came."""
-    statuses: Counter[int] = Counter()
+@dataclass
+class Asked:
+    """What came of asking for a while."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    """How often each status came."""
+    longest_s: float = 0.0
+    """The longest that an answer took."""
+
+
+def ask_until(client: OpenAI, is_done: Callable[[], bool]) -> Asked:
+    """Asks, four at a time, until something is done."""
+    asked = Asked()
     done = threading.Event()
 
     def ask() -> None:
         while not done.is_set():
+            began = time.monotonic()
             try:
                 chat(client)
-                statuses[200] += 1
+                asked.statuses[200] += 1
             except openai.APIStatusError as error:
-                statuses[error.status_code] += 1
+                asked.statuses[error.status_code] += 1
+            asked.longest_s = max(asked.longest_s, time.monotonic() - began)
             # Else the new replica, on the same cores, would take long to start.
-            done.wait(0.1)
+            done.wait(0.5)
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
@@ -138,7 +152,7 @@ def ask_until(client: OpenAI, is_done: Callable[[], bool]) -> Counter[int]:
         done.set()
         for thread in threads:
             thread.join()
-    return statuses
+    return asked
 
 
 def test_clients_are_answered(client: OpenAI) -> None:
@@ -196,7 +210,7 @@ def test_a_killed_replica_is_replaced(cluster: ServeCluster, client: OpenAI) -> 
     def is_replaced() -> bool:
         return bool(cluster.replicas() - {replica})
 
-    statuses = ask_until(client, is_replaced)
+    statuses = ask_until(client, is_replaced).statuses
     # Four were under way at the most; the others waited for the new one.
     assert statuses[502] <= 4
     assert set(statuses) <= {200, 502}
@@ -210,8 +224,9 @@ def test_an_update_loses_no_request(cluster: ServeCluster, client: OpenAI, stora
     def is_done() -> bool:
         return cluster.status()["status"] == "RUNNING" and not cluster.replicas() & replicas
 
-    statuses = ask_until(client, is_done)
-    assert set(statuses) == {200}
+    asked = ask_until(client, is_done)
+    assert set(asked.statuses) == {200}
+    assert asked.longest_s < 10, "the old replica answers until the new one is up"
     assert text(client) != before, "the newest run is served"
 
 
