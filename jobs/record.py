@@ -49,6 +49,7 @@ __all__ = [
     "new_run_id",
     "read_progress",
     "read_status",
+    "recorded_runs",
     "resolve_run",
     "write_progress",
 ]
@@ -206,13 +207,13 @@ def new_run_id(now: datetime, digest: str) -> str:
 
 def find_run(layout: Layout, name: str, digest: str) -> RunStatus | None:
     """The newest run of this name that would do the same."""
-    runs = (status for _, status in _runs(layout, name) if status.digest == digest)
+    runs = (status for _, status in recorded_runs(layout, name) if status.digest == digest)
     return next(runs, None)
 
 
 def find_artifact(layout: Layout, name: str, key: str) -> Path | None:
     """The newest committed artifact that a stage with this key left in any run of this name."""
-    for run, status in _runs(layout, name):
+    for run, status in recorded_runs(layout, name):
         for stage in status.stages:
             if stage.state is StageState.SUCCEEDED and stage.key == key:
                 folder = run.artifact(stage.name)
@@ -225,7 +226,10 @@ def find_artifact(layout: Layout, name: str, key: str) -> Path | None:
 def actions(layout: Layout, name: str, keys: Mapping[str, str]) -> dict[str, str]:
     """What running each stage of these keys would come to: `run`, `resume` or `cached`."""
     begun = {
-        stage.key for _, status in _runs(layout, name) for stage in status.stages if stage.attempt
+        stage.key
+        for _, status in recorded_runs(layout, name)
+        for stage in status.stages
+        if stage.attempt
     }
 
     def action(key: str) -> str:
@@ -246,7 +250,7 @@ def resolve_run(layout: Layout, text: str = "") -> RunLayout:
     """
     if text and RunLayout(Path(text)).status.is_file():
         return RunLayout(Path(text).absolute())
-    runs = [found for name in layout.names() for found in _runs(layout, name)]
+    runs = [found for name in layout.names() for found in recorded_runs(layout, name)]
     runs.sort(key=lambda found: found[1].updated_at, reverse=True)
     for run, status in runs:
         if text in ("", status.name, status.run_id, f"{status.name}/{status.run_id}"):
@@ -261,7 +265,8 @@ def resolve_run(layout: Layout, text: str = "") -> RunLayout:
     )
 
 
-def _runs(layout: Layout, name: str) -> Iterator[tuple[RunLayout, RunStatus]]:
+def recorded_runs(layout: Layout, name: str) -> Iterator[tuple[RunLayout, RunStatus]]:
+    """The runs of this name and how they stand, newest first."""
     for run_id in layout.runs(name):
         run = layout.run(name, run_id)
         try:

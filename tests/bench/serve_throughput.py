@@ -1,11 +1,12 @@
 """Speed of `kind: serve` against vLLM's own server: same model, settings, threads and requests.
 
-    python tests/bench/serve_throughput.py [--rounds 3] [--requests 64] [--whole]
+    python -m tests.bench.serve_throughput [--rounds 3] [--requests 64] [--whole] [--app]
 
 Both serve the bundled SmolLM2-135M from one engine. They are started, asked and ended in turn,
 which evens out what else the machine does. Every request has 64 tokens of its own and is answered
 with 64. Besides tokens per second: the 99th percentile of latency, and the mean time to the first
-token, which only streams have.
+token, which only streams have. With `--app`, the stage behind Serve's own HTTP proxy, as on a
+cluster, is compared with that of `raysmith run`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 CONCURRENCY = (8, 16)
 TOKENS, CONTEXT, SEQUENCES = 64, 1024, 16
 MODEL = "smollm2-135m-instruct"
+KEY = "bench"
 SPEC = """
 version: 1
 name: bench
@@ -63,10 +65,13 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--whole", action="store_true", help="Ask for whole answers, no streams.")
+    parser.add_argument("--app", action="store_true", help="Compare what Serve starts by itself.")
     options = parser.parse_args()
     stream = not options.whole
     results: dict[tuple[str, int], list[Measured]] = {}
-    servers = {"raysmith": raysmith, "vllm": vllm}
+    ours, theirs = ("app", "raysmith") if options.app else ("raysmith", "vllm")
+    known = {"app": app, "raysmith": raysmith, "vllm": vllm}
+    servers = {name: known[name] for name in (ours, theirs)}
     for number in range(options.rounds):
         for name, server in list(servers.items())[:: -1 if number % 2 else 1]:
             with (
@@ -81,7 +86,7 @@ def main() -> None:
                     results.setdefault((name, concurrency), []).append(measured)
                     print(f"{concurrency:2} at once, {name:8}: {measured}", flush=True)
     for concurrency in CONCURRENCY:
-        print(ratios(results["raysmith", concurrency], results["vllm", concurrency], concurrency))
+        print(ratios(results[ours, concurrency], results[theirs, concurrency], concurrency))
 
 
 def ratios(ours: list[Measured], theirs: list[Measured], concurrency: int) -> str:
@@ -126,7 +131,10 @@ async def load(url: str, concurrency: int, requests: int, stream: bool, seed: in
 
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=600)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=timeout, headers=headers
+    ) as session:
         began = time.perf_counter()
         await asyncio.gather(*(one(session, number) for number in range(requests)))
         took = time.perf_counter() - began
@@ -146,6 +154,22 @@ def raysmith(scratch: Path, threads: int) -> Iterator[str]:
             wait(process)
         service: dict[str, Any] = json.loads(found[0].read_text())
         yield service["url"]
+
+
+@contextmanager
+def app(scratch: Path, threads: int) -> Iterator[str]:
+    """The same stage, which Serve starts from its config; gives its proxy's URL."""
+    from tests.integration.serve_cluster import serve_cluster
+
+    engine = {"max_model_len": CONTEXT, "max_num_seqs": SEQUENCES, "torch_dtype": "bfloat16"}
+    spec = {
+        "kind": "serve", "model": MODEL, "cpus_per_replica": threads, "engine": engine,
+        "auth": {"api_key": "${secret:BENCH_KEY}"},
+    }  # fmt: skip
+    with serve_cluster(scratch, {"BENCH_KEY": KEY}, threads) as cluster:
+        cluster.deploy({"job": "bench", "storage": str(scratch), "stage": "serve", "spec": spec})
+        cluster.until("RUNNING")
+        yield cluster.url
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workloads.models.local import localize
@@ -20,10 +21,20 @@ def taken_model(context: StageContext, field: str, reference: str) -> ModelSourc
     Raises:
         UserError: if there is no such model.
     """
-    made = context.inputs.get(field)
-    if made:
-        return ModelSource("folder", str(made))
-    return resolve_model(reference, context.base_folders)
+    return model_of(context.inputs, field, reference, context.base_folders)
+
+
+def model_of(
+    made: Mapping[str, Path], field: str, reference: str, base_folders: Sequence[str]
+) -> ModelSource:
+    """The artifact that was made for a field, or else what the reference in it stands for.
+
+    Raises:
+        UserError: if there is no such model.
+    """
+    if folder := made.get(field):
+        return ModelSource("folder", str(folder))
+    return resolve_model(reference, base_folders)
 
 
 def model_folder(source: ModelSource, hub_token: str | None) -> str:

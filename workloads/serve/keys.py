@@ -80,7 +80,8 @@ def open_keys(
 def keys_file(path: str, base_folders: Sequence[str]) -> Path:
     """The file that a spec names, which may not be there."""
     paths = [Path(base, path).expanduser() for base in base_folders]
-    return next((each for each in paths if each.is_file()), paths[0]).resolve()
+    # Links stay: Kubernetes turns one to a new folder when a Secret changes, and deletes the old.
+    return next((each for each in paths if each.is_file()), paths[0]).absolute()
 
 
 def read_digests(file: Path) -> tuple[bytes, ...]:

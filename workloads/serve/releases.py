@@ -11,29 +11,25 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import RaysmithError
 from jobs.spec.serve import ServeSpec
 from storage.layout import AttemptLayout
-from workloads.serve.answers import Refusal
-from workloads.serve.channel import Head, Inbox, Lost, Part, parts_of
-from workloads.serve.replica import Call, Replica
-from workloads.serve.settings import Release, ReplicaSettings, environment, vllm_arguments
+from workloads.serve.channel import Head, Inbox
+from workloads.serve.replica import Call
+from workloads.serve.replicas import WATCH_S, Replicas, applications, replica_application, status
+from workloads.serve.settings import Release, ReplicaSettings, vllm_arguments
 
 log = logging.getLogger(__name__)
 
-_DEPLOYMENT = "replica"
 _ERROR = re.compile(r"\b[A-Za-z_.]*(?:Error|Exception): .+")
 _LEADS_ON = re.compile(r"root cause|Error: Traceback|RayTaskError|ActorDiedError")
 _POLL_S = 0.5
-_METRICS_S = 5.0
-_RETRY_AFTER_S = 1
-_OVERTAKEN_S = 5.0
-_FULL = "too many requests wait already"
 
 
 @dataclass
@@ -41,10 +37,7 @@ class _Standing:
     """A release that is up."""
 
     release: Release
-    handle: Any
-    """Serve's handle to its replicas."""
-    ongoing: int = 0
-    is_ready: bool = True
+    replicas: Replicas
 
 
 @dataclass
@@ -60,7 +53,6 @@ class Releases:
     """Begins the names of the Serve applications, for several services in a cluster."""
     _current: _Standing | None = None
     _leaving: set[asyncio.Task[None]] = field(default_factory=set)
-    _ending: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def release(self) -> Release:
@@ -75,7 +67,7 @@ class Releases:
     @property
     def is_ready(self) -> bool:
         """See `gate.Backend`."""
-        return self._current is not None and self._current.is_ready
+        return self._current is not None and self._current.replicas.is_ready
 
     @property
     def _serving(self) -> _Standing:
@@ -84,7 +76,7 @@ class Releases:
 
     async def take_down_all(self) -> None:
         """Takes down every release, also those that a killed run has left."""
-        for name in await asyncio.to_thread(_applications):
+        for name in await asyncio.to_thread(applications):
             if name.startswith(f"{self.service}-"):
                 await asyncio.to_thread(_delete, name)
 
@@ -100,54 +92,33 @@ class Releases:
         except BaseException:
             await asyncio.to_thread(_delete, self._application(release))
             raise
-        old, self._current = self._current, _Standing(release, handle)
+        old, self._current = self._current, _Standing(release, self._replicas(release, handle))
         if old:
             task = asyncio.create_task(self._take_down(old))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    @asynccontextmanager
-    async def ask(self, call: Call) -> AsyncIterator[AsyncIterator[Head | bytes]]:
+    def ask(self, call: Call) -> AbstractAsyncContextManager[AsyncIterator[Head | bytes]]:
         """See `gate.Backend`."""
-        standing = self._serving
-        standing.ongoing += 1
-        with self.inbox.expect() as (reply, queue):
-            response = standing.handle.remote(call, reply)
-            ending = asyncio.create_task(_tell_end(response, queue))
-            parts = _Parts(queue)
-            try:
-                yield parts.told()
-            finally:
-                if parts.is_over:
-                    # The call itself ends a moment later.
-                    self._ending.add(ending)
-                    ending.add_done_callback(self._ending.discard)
-                else:
-                    response.cancel()
-                    ending.cancel()
-                standing.ongoing -= 1
+        return self._serving.replicas.ask(call)
 
     async def metrics(self) -> list[str]:
         """See `gate.Backend`."""
-        texts = await self._serving.handle.broadcast("metrics").results_async(
-            timeout_s=_METRICS_S, return_exceptions=True
-        )
-        return [text for text in texts if isinstance(text, str)]
+        return await self._serving.replicas.metrics()
 
     async def watch(self) -> None:
         """Keeps `is_ready` true to what is there."""
         while True:
-            await asyncio.sleep(2 * _POLL_S)
-            standing = self._serving
-            details = await asyncio.to_thread(_status, self._application(standing.release))
-            deployment = details and details.deployments.get(_DEPLOYMENT)
-            states = deployment.replica_states if deployment else {}
-            standing.is_ready = states.get("RUNNING", 0) > 0
+            await asyncio.sleep(WATCH_S)
+            await self._serving.replicas.look()
 
     async def drained(self) -> None:
         """Waits until nothing is under way."""
-        while self._serving.ongoing or self._leaving:
+        while self._serving.replicas.ongoing or self._leaving:
             await asyncio.sleep(0.05)
+
+    def _replicas(self, release: Release, handle: Any) -> Replicas:
+        return Replicas(self._application(release), handle, self.inbox, release.models)
 
     def _log(self, release: Release) -> Path:
         return self.attempt.replica_log(release.number)
@@ -158,35 +129,9 @@ class Releases:
     def _deploy(self, release: Release) -> Any:
         from ray import serve
 
-        replicas, limits = self.spec.replicas, self.spec.limits
-        deployment = serve.deployment(
-            Replica,
-            name=_DEPLOYMENT,
-            ray_actor_options={
-                "num_cpus": self.settings.cpus,
-                "num_gpus": self.settings.gpus,
-                "runtime_env": {"env_vars": environment(self.spec, self.settings)},
-            },
-            # A line for each request costs more than it tells: the gate counts them.
-            logging_config={"enable_access_log": False, "log_level": "WARNING"},
-            max_ongoing_requests=limits.max_ongoing_requests,
-            max_queued_requests=limits.max_queued_requests,
-            max_constructor_retry_count=1,
-            health_check_period_s=5,
-            health_check_timeout_s=30,
-            graceful_shutdown_timeout_s=self.spec.drain_timeout_s,
-            graceful_shutdown_wait_loop_s=0.5,
-            autoscaling_config={
-                "min_replicas": replicas.min,
-                "max_replicas": replicas.max,
-                "initial_replicas": replicas.min,
-                "target_ongoing_requests": replicas.target_ongoing_requests,
-                "upscale_delay_s": replicas.upscale_delay_s,
-                "downscale_delay_s": replicas.downscale_delay_s,
-            },
-        )
+        arguments = partial(vllm_arguments, self.spec, self.settings, release)
         target = serve.RunTarget(
-            deployment.bind(vllm_arguments(self.spec, self.settings, release), self._log(release)),
+            replica_application(self.spec, self.settings, arguments, self._log(release)),
             name=self._application(release),
             route_prefix=None,
         )
@@ -196,7 +141,7 @@ class Releases:
     async def _until_running(self, release: Release) -> None:
         deadline = asyncio.get_running_loop().time() + self.spec.start_timeout_s
         while True:
-            details = await asyncio.to_thread(_status, self._application(release))
+            details = await asyncio.to_thread(status, self._application(release))
             state = details.status if details else "NOT_STARTED"
             if state == "RUNNING":
                 return
@@ -214,10 +159,10 @@ class Releases:
     async def _take_down(self, old: _Standing) -> None:
         try:
             async with asyncio.timeout(self.spec.drain_timeout_s):
-                while old.ongoing:
+                while old.replicas.ongoing:
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            log.warning("%d requests did not end in time", old.ongoing)
+            log.warning("%d requests did not end in time", old.replicas.ongoing)
         await asyncio.to_thread(_delete, self._application(old.release))
 
 
@@ -226,16 +171,6 @@ def last_error(text: str) -> str | None:
     found = (match[0] for line in reversed(text.splitlines()) if (match := _ERROR.search(line)))
     # Of those that only lead to others, vLLM's says `See root cause above`.
     return next((each for each in found if not _LEADS_ON.search(each)), None)
-
-
-def _applications() -> dict[str, Any]:
-    from ray import serve
-
-    return dict(serve.status().applications)
-
-
-def _status(application: str) -> Any:
-    return _applications().get(application)
 
 
 def _delete(application: str) -> None:
@@ -250,41 +185,3 @@ def _reason(details: Any, log_file: Path) -> str:
     told = next((text for text in messages if text), details.message)
     log = log_file.read_text(encoding="utf-8", errors="replace") if log_file.is_file() else ""
     return last_error(log) or last_error(told) or told
-
-
-async def _tell_end(response: Any, queue: asyncio.Queue[Part | Lost]) -> None:
-    """Passes on how the call ended, should its answer not come to an end."""
-    from ray.exceptions import RayError
-    from ray.serve.exceptions import BackPressureError, RayServeException
-
-    try:
-        await response
-        # It may overtake the answer's end, which is on another connection.
-        await asyncio.sleep(_OVERTAKEN_S)
-        queue.put_nowait(Lost("the answer was cut off"))
-    except BackPressureError:
-        queue.put_nowait(Lost(_FULL))
-    except (RayError, RayServeException) as error:
-        log.warning("a call of a replica failed: %s", error)
-        queue.put_nowait(Lost("the replica that worked on this request was lost"))
-
-
-class _Parts:
-    """The parts of an answer, with what can go wrong as a refusal."""
-
-    def __init__(self, queue: asyncio.Queue[Part | Lost]) -> None:
-        self._queue = queue
-        self.is_over = False
-
-    async def told(self) -> AsyncIterator[Head | bytes]:
-        """The parts until the end."""
-        try:
-            async for part in parts_of(self._queue):
-                yield part
-        except Lost as lost:
-            self.is_over = True
-            if str(lost) == _FULL:
-                again = {"retry-after": str(_RETRY_AFTER_S)}
-                raise Refusal(429, _FULL, headers=again) from None
-            raise Refusal(502, str(lost)) from None
-        self.is_over = True

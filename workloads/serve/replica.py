@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,9 +34,10 @@ class Replica:
     """The class of the Serve deployment. Its methods are called through Serve's handle."""
 
     async def __init__(  # type: ignore[misc]  # as Serve allows
-        self, arguments: Sequence[str], log_file: Path
+        self, arguments: Callable[[], Sequence[str]], log_file: Path | None
     ) -> None:
-        if log_file.parent.is_dir():
+        """`arguments` are what `vllm serve` would be given, found out on this machine."""
+        if log_file and log_file.parent.is_dir():
             print_to(log_file)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -45,11 +46,12 @@ class Replica:
         from vllm.utils.argparse_utils import FlexibleArgumentParser
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        given = list(await asyncio.to_thread(arguments))
         try:
-            args = make_arg_parser(FlexibleArgumentParser()).parse_args(list(arguments))
+            args = make_arg_parser(FlexibleArgumentParser()).parse_args(given)
         except SystemExit as error:
             # Serve would know no more than that the actor died.
-            raise ValueError(f"vLLM does not take these arguments: {arguments}") from error
+            raise ValueError(f"vLLM does not take these arguments: {given}") from error
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
         tasks = await self._engine.get_supported_tasks()
         self._app: Any = build_app(

@@ -11,23 +11,21 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from jobs.errors import RaysmithError, UserError
 from jobs.spec.serve import ServeSpec, is_loopback
 from storage.durable import write_atomic
 from workloads.context import StageContext, StageResult
-from workloads.models.adapter import base_model, check_adapter, lora_rank
 from workloads.models.resolve import ModelSource, resolve_model
-from workloads.models.taken import model_folder, taken_model
+from workloads.models.taken import model_folder
 from workloads.serve.channel import Inbox
 from workloads.serve.gate import Gate
 from workloads.serve.keys import Keys, open_keys
 from workloads.serve.releases import Releases
-from workloads.serve.settings import Release, ReplicaSettings
+from workloads.serve.settings import Origin, Release, ReplicaSettings, first_release, make_release
 from workloads.serve.updates import Outcome, Update, answer, next_request
 
 _POLL_S = 0.2
@@ -48,7 +46,7 @@ def run(context: StageContext) -> StageResult:
     clock = time.monotonic()
     keys = open_keys(spec.auth, context.base_folders, os.environ)
     with bind(spec.host, spec.port) as listener:
-        release = first_release(spec, context)
+        release = first_release(spec, context.inputs, _origin(spec, context))
         settings = _replica_settings(spec, context)
         # uvloop where it is installed, as it is beside vLLM.
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
@@ -142,7 +140,7 @@ async def _update(context: StageContext, releases: Releases, wanted: Update) -> 
             if name != current.name
         }
         release = await asyncio.to_thread(
-            make_release, current.number + 1, current.name, source, adapters, spec, context
+            make_release, current.number + 1, current.name, source, adapters, _origin(spec, context)
         )
         context.note(f"updating to {wanted.model}")
         await releases.put_up(release)
@@ -218,42 +216,8 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def first_release(spec: ServeSpec, context: StageContext) -> Release:
-    """What the spec, or the stages before this one, say to serve."""
-    name = spec.served_model_name
-    assert name, "resolved"
-
-    adapters = {
-        label: taken_model(context, f"adapters.{label}", reference)
-        for label, reference in spec.adapters.items()
-    }
-    model = taken_model(context, "model", spec.model)
-    return make_release(1, name, model, adapters, spec, context)
-
-
-def make_release(
-    number: int,
-    name: str,
-    model: ModelSource,
-    adapters: Mapping[str, ModelSource],
-    spec: ServeSpec,
-    context: StageContext,
-) -> Release:
-    """A release whose models lie on this machine.
-
-    Raises:
-        UserError: if the model or an adapter's base can't be had, or engines can't take an adapter.
-    """
-    folders = {label: source.name for label, source in adapters.items()}
-    base = model
-    if model.is_adapter:
-        base = base_model(Path(model.name), context.base_folders)
-        folders = {name: model.name} | folders
-    paths = [Path(adapter) for adapter in folders.values()]
-    for adapter in paths:
-        check_adapter(adapter)
-    folder = model_folder(base, spec.hub_token)
-    return Release(number, folder, name, folders, max(map(lora_rank, paths), default=0))
+def _origin(spec: ServeSpec, context: StageContext) -> Origin:
+    return Origin(context.base_folders, partial(model_folder, hub_token=spec.hub_token))
 
 
 def _replica_settings(spec: ServeSpec, context: StageContext) -> ReplicaSettings:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.spec.fields import size_bytes
 from jobs.spec.serve import ServeSpec
 from workloads.engine import engine_environment, engine_rank
+from workloads.models.adapter import base_model, check_adapter, lora_rank
+from workloads.models.resolve import ModelSource
+from workloads.models.taken import model_of
 from workloads.serve.tool_calls import parser_for
 
 _BASE = "@base"
+
+ONE_EVENT_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+"""The environment in which Serve and ours share a thread: a token costs a switch less."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,55 @@ class ReplicaSettings:
     seed: int
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where models come from."""
+
+    base_folders: tuple[str, ...]
+    """Where relative paths are looked up."""
+    fetch: Callable[[ModelSource], str]
+    """Brings a model onto the machine that it is for, and gives its folder."""
+
+
+def first_release(spec: ServeSpec, made: Mapping[str, Path], origin: Origin) -> Release:
+    """What the spec says to serve. `made` are artifacts of stages, by the fields that name them.
+
+    Raises:
+        UserError: as `make_release` does.
+    """
+    name, folders = spec.served_model_name, origin.base_folders
+    assert name, "resolved"
+    adapters = {
+        label: model_of(made, f"adapters.{label}", reference, folders)
+        for label, reference in spec.adapters.items()
+    }
+    model = model_of(made, "model", spec.model, folders)
+    return make_release(1, name, model, adapters, origin)
+
+
+def make_release(
+    number: int,
+    name: str,
+    model: ModelSource,
+    adapters: Mapping[str, ModelSource],
+    origin: Origin,
+) -> Release:
+    """A release whose models lie on this machine.
+
+    Raises:
+        UserError: if the model or an adapter's base can't be had, or engines can't take an adapter.
+    """
+    folders = {label: source.name for label, source in adapters.items()}
+    base = model
+    if model.is_adapter:
+        base = base_model(Path(model.name), origin.base_folders)
+        folders = {name: model.name} | folders
+    paths = [Path(adapter) for adapter in folders.values()]
+    for adapter in paths:
+        check_adapter(adapter)
+    return Release(number, origin.fetch(base), name, folders, max(map(lora_rank, paths), default=0))
+
+
 def environment(spec: ServeSpec, settings: ReplicaSettings) -> dict[str, str]:
     """What must be in a replica's environment before it imports anything."""
     values = engine_environment(
@@ -59,8 +114,7 @@ def environment(spec: ServeSpec, settings: ReplicaSettings) -> dict[str, str]:
         threads=settings.threads,
         kv_cache_bytes=size_bytes(spec.engine.kv_cache),
     )
-    # One event loop for Serve and vLLM: a token costs a thread switch less.
-    values["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] = "0"
+    values |= ONE_EVENT_LOOP
     if not settings.gpus and spec.engine.tensor_parallel_size == 1:
         # The engine's process computes by itself. vLLM would start another one for that on CPUs, to
         # set OpenMP's variables in it, which are set here.

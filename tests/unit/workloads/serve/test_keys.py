@@ -71,3 +71,21 @@ def test_keys_come_from_the_environment_and_from_a_file(tmp_path: Path) -> None:
     for environ in ({}, {"KEY": " "}):
         with pytest.raises(UserError, match="is not set"):
             open_keys(auth, (str(tmp_path),), environ)
+
+
+def test_a_secret_that_kubernetes_changes_is_read_again(tmp_path: Path) -> None:
+    """It is a link through a link to a folder, which gives way to another one."""
+    for number, key in enumerate("ab"):
+        (tmp_path / str(number)).mkdir()
+        write(tmp_path / str(number) / "keys", line(key))
+        os.utime(tmp_path / str(number) / "keys", ns=(number, number))
+    (tmp_path / "data").symlink_to("0")
+    (tmp_path / "keys").symlink_to("data/keys")
+    keys = open_keys(AuthSpec(api_keys_file=str(tmp_path / "keys")), ("/",), {})
+    assert keys
+    assert keys.open_with("a")
+    (tmp_path / "data").unlink()
+    (tmp_path / "data").symlink_to("1")
+    (tmp_path / "0" / "keys").unlink()
+    assert keys.open_with("b")
+    assert not keys.open_with("a")

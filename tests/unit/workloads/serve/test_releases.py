@@ -14,6 +14,7 @@ from workloads.serve.answers import Refusal
 from workloads.serve.channel import Head, Inbox, Reply
 from workloads.serve.releases import Releases, _Standing, last_error
 from workloads.serve.replica import Call
+from workloads.serve.replicas import Replicas
 from workloads.serve.settings import Release, ReplicaSettings
 
 CALL = Call("POST", "/v1/completions", b"{}")
@@ -67,7 +68,9 @@ def standing(handle: Handle) -> Releases:
     spec = resolved_serve(ServeSpec(kind="serve", model="m"), "bot")
     settings = ReplicaSettings(threads=1, cpus=1, gpus=0, seed=0)
     releases = Releases(spec, settings, Inbox(), AttemptLayout(Path("attempt")), "run-serve")
-    releases._current = _Standing(Release(1, "/m", "bot", {}, 0), handle)
+    release = Release(1, "/m", "bot", {}, 0)
+    replicas = Replicas("run-serve-1", handle, releases.inbox, release.models)
+    releases._current = _Standing(release, replicas)
     return releases
 
 
@@ -107,7 +110,7 @@ def test_calls_that_fail_are_refusals(
     from ray.exceptions import RayActorError
     from ray.serve.exceptions import BackPressureError
 
-    monkeypatch.setattr("workloads.serve.releases._OVERTAKEN_S", 0.01)
+    monkeypatch.setattr("workloads.serve.replicas._OVERTAKEN_S", 0.01)
 
     async def scenario() -> Refusal:
         handle = Handle()
