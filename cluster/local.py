@@ -14,6 +14,8 @@ from jobs.errors import ClusterError
 
 _ENVIRONMENT = driver.ENVIRONMENT | {
     "RAY_AUTH_MODE": "token",
+    # What trains together here listens to nobody else.
+    "GLOO_SOCKET_IFNAME": "lo",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Actors that wait and need no core are many here; Ray would warn of more than the cores.

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 
+from workloads.network_interface import use_interface_towards
+
 _ELEMENTS = 4 * 2**20
 """Of the tensor that is summed: 16 MiB."""
 _ROUNDS = 3
@@ -42,6 +44,7 @@ class Peer:
         import torch.distributed as dist
 
         limit = timedelta(seconds=timeout_s)
+        use_interface_towards(master[0])
         try:
             dist.init_process_group(
                 backend,

@@ -38,6 +38,8 @@ from vllm.distributed.weight_transfer.factory import (
     WeightTransferTrainerFactory,
 )
 
+from workloads.network_interface import use_interface_towards
+
 BACKEND = "gloo"
 BUCKET_BYTES = 64 * 2**20
 _LEFT = "left"
@@ -84,6 +86,7 @@ class _Group:
     ) -> None:
         """Returns when all members have joined. No broadcast may take longer than `timeout_s`."""
         timeout = timedelta(seconds=timeout_s)
+        use_interface_towards(address)
         self._store = TCPStore(address, port, world_size, rank == 0, timeout=timeout)
         members = PrefixStore("weights", self._store)
         self._gloo: Any = ProcessGroupGloo(members, rank, world_size, timeout)

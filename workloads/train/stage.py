@@ -113,13 +113,15 @@ def _trainer(
     """A run of Ray Train that calls `function(config)` on each of the stage's workers."""
     from ray.data import ExecutionOptions
     from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from workloads.train.process_group import torch_config
 
     resources, gpu = task.spec.resources, task.spec.resources.gpus_per_worker > 0
     return TorchTrainer(
         function,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        torch_config=torch_config(gpu=gpu),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=gpu,
