@@ -49,7 +49,12 @@ class AttachedCluster:
         """See `Cluster`."""
         if not self._nodes:
             return ()
-        alive = self._places.nodes()
+        from ray.exceptions import RayError
+
+        try:
+            alive = self._places.nodes()
+        except (RayError, RuntimeError):
+            return ()  # The cluster itself is out of reach.
         return tuple(node.name for key, node in self._nodes.items() if key not in alive)
 
     @property

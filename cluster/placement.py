@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from cluster.bookings import LEASE_S, Bookings
+from jobs.errors import ClusterError
 from jobs.plan.demand import Demand
 from jobs.plan.fit import Node, refuse_misfits
 
@@ -32,7 +33,7 @@ class Places:
     """The nodes of the connected cluster, and what this process has booked on them."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, Node] = {}
+        self._most: tuple[Node, ...] = ()
         self._claims: set[str] = set()
 
     def nodes(self) -> dict[str, Node]:
@@ -40,13 +41,18 @@ class Places:
         import ray
 
         alive = {node["NodeID"]: _node(node) for node in ray.nodes() if node["Alive"]}
-        self._seen |= alive
+        if _size(alive.values()) >= _size(self._most):
+            self._most = tuple(alive.values())
         return alive
 
     def limit(self) -> tuple[Node, ...]:
-        """The nodes that there are, have been, or that an autoscaler may make."""
+        """The most nodes that there have been at a time, or that an autoscaler may make.
+
+        A node that was lost counts until another takes its place: it may come back.
+        """
         self.nodes()
-        return (*self._seen.values(), *_makeable())
+        makeable = _makeable()
+        return makeable if _size(makeable) > _size(self._most) else self._most
 
     @contextmanager
     def room(self, demand: Demand, owner: str, tell: Tell) -> Iterator[None]:
@@ -54,6 +60,7 @@ class Places:
 
         Raises:
             ClusterUnfit: if it has no place on all nodes together.
+            ClusterError: if the cluster does not answer.
         """
         refuse_misfits([demand], self.limit(), "the cluster")
         self._claims.add(owner)
@@ -96,20 +103,26 @@ class Places:
             remove_placement_group(group)
 
     def _renew(self, demand: Demand, owner: str, ended: threading.Event) -> None:
-        from ray.exceptions import RayError
-
         while not ended.wait(_RENEW_EVERY_S):
             try:
                 self._request(demand, owner)
-            except (RayError, RuntimeError, ValueError):
+            except ClusterError:
                 continue  # The cluster is out of reach; the booking lasts a while without this.
 
     def _request(self, demand: Demand, owner: str) -> str | None:
         import ray
+        from ray.exceptions import RayError
 
-        nodes = (*self.nodes().values(), *_makeable())
-        answer = _bookings().request.remote(owner, demand, nodes)
-        reason: str | None = ray.get(answer, timeout=_ANSWER_S)
+        alive, makeable = tuple(self.nodes().values()), _makeable()
+        nodes = makeable if _size(makeable) > _size(alive) else alive
+        try:
+            answer = _bookings().request.remote(owner, demand, nodes)
+            reason: str | None = ray.get(answer, timeout=_ANSWER_S)
+        except (RayError, RuntimeError, ValueError) as error:
+            raise ClusterError(
+                f"the cluster does not say whether it has room: {error}",
+                "see that its head is up; the same command tries again",
+            ) from error
         return reason
 
     def _release(self, owner: str) -> None:
@@ -166,6 +179,11 @@ def _makeable() -> tuple[Node, ...]:
         for group in groups
         for n in range(group.max_count)
     )
+
+
+def _size(nodes: Iterable[Node]) -> tuple[float, float]:
+    listed = tuple(nodes)
+    return sum(node.gpus for node in listed), sum(node.cpus for node in listed)
 
 
 def _wanted(demand: Demand) -> str:
