@@ -47,6 +47,8 @@ from workloads.process_log import log_file
 
 _POLL_S = 0.2
 _TELL_EVERY_S = 30.0
+_LATEST_S = 120.0
+"""How long after its deadline a stage may still be committing its checkpoint."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 log = logging.getLogger("raysmith")
@@ -284,6 +286,8 @@ class Controller:
                         return self._too_late()
                     context.layout.stop_request.touch()
                     context.note("the deadline has passed; a checkpoint will be committed first")
+                elif late and time.monotonic() > self._deadline + _LATEST_S:
+                    return self._too_late()
         return outcomes[0]
 
     def _watch(self, context: StageContext) -> None:

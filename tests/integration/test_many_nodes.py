@@ -54,7 +54,7 @@ stages:
     model: {tiny_model}
     dataset: {{train: [./rows.jsonl]}}
     tuner: {{type: lora, rank: 4}}
-    training: {{max_steps: {steps}, global_batch_size: 4, learning_rate: 1e-2, logging_steps: 1}}
+    training: {{max_steps: {steps}, global_batch_size: 12, learning_rate: 1e-2, logging_steps: 1}}
     checkpoint: {{save_steps: 2}}
     resources: {resources}
 """)
@@ -88,11 +88,12 @@ def test_what_can_not_fit_is_refused_with_numbers(start: Start) -> None:
 
 
 def test_training_goes_on_when_a_lost_node_is_replaced(start: Start, cluster: Any) -> None:
-    run = start("lost", "{workers: 2, cpus_per_worker: 1}", steps=60)
+    # So many that both nodes have some of them.
+    run = start("lost", "{workers: 3, cpus_per_worker: 1}", steps=60)
     run.wait_for(lambda: run.steps() >= 4)
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
     run.wait_for(lambda: run.events("waiting"))
-    assert "nodes to come back: 3 CPUs wanted, 2 CPUs" in run.events("waiting")[0]["reason"]
+    assert "nodes to come back: 4 CPUs wanted, 2 CPUs" in run.events("waiting")[0]["reason"]
     cluster.add_node(num_cpus=2, object_store_memory=_MEMORY)
     run.finish()
     assert [event["reason"] for event in run.events("retry")] == ["node_lost"]
