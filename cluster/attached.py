@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cluster import driver
 from cluster.fingerprint import fingerprint, installed_fingerprint
+from cluster.placement import Places, Tell
 from cluster.runtime_env import attached_env
 from jobs.errors import ClusterError, ClusterUnfit
+from jobs.plan.demand import demand
+from jobs.plan.fit import Node, share
+from jobs.plan.resolve import StagePlan
 
-_CPUS_PER_WORKER = 4
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _LOOK_S = 60.0
 
@@ -25,10 +29,33 @@ class AttachedCluster:
         self._address = address
         self._ship_code = ship_code
         self._connected = False
+        self._places = Places()
+        self._nodes: dict[str, Node] = {}
+        """Those that were alive when the attempt began, by id."""
 
-    def cpus_per_worker(self, workers: int) -> int:  # noqa: ARG002
-        """As many as the spec's reference says for clusters."""
-        return _CPUS_PER_WORKER
+    def cpus_per_worker(self, workers: int) -> int:
+        """An equal share of what the nodes have, with one core left for data."""
+        return share(self._places.limit(), workers)
+
+    @contextmanager
+    def room(self, stage: StagePlan, owner: str, tell: Tell) -> Iterator[None]:
+        """See `Cluster`."""
+        wanted = demand(stage, self.cpus_per_worker(stage.spec.processes_at_once))
+        with self._places.room(wanted, owner, tell):
+            self._nodes = self._places.nodes()
+            yield
+
+    def lost_nodes(self) -> tuple[str, ...]:
+        """See `Cluster`."""
+        if not self._nodes:
+            return ()
+        from ray.exceptions import RayError
+
+        try:
+            alive = self._places.nodes()
+        except (RayError, RuntimeError):
+            return ()  # The cluster itself is out of reach.
+        return tuple(node.name for key, node in self._nodes.items() if key not in alive)
 
     @property
     def own_address(self) -> str:
@@ -78,6 +105,7 @@ class AttachedCluster:
         if self._connected:
             import ray
 
+            self._places.release_all()
             ray.shutdown()
             self._connected = False
 

@@ -7,10 +7,15 @@ import os
 import secrets
 import subprocess
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from math import inf
 from pathlib import Path
 
 from cluster import driver, guardian
+from cluster.placement import Tell
 from jobs.errors import ClusterError
+from jobs.plan.fit import Node
+from jobs.plan.resolve import StagePlan
 
 _ENVIRONMENT = driver.ENVIRONMENT | {
     "RAY_AUTH_MODE": "token",
@@ -35,6 +40,30 @@ def cores() -> int:
     return bound
 
 
+def this_machine() -> Node:
+    """This machine as a node. Its cores are shared by as many processes as a job has."""
+    return Node("this machine", inf, _gpus(), _memory_bytes())
+
+
+def _gpus() -> int:
+    """GPUs that this process may use, counted without their libraries."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    driver_lists = Path("/proc/driver/nvidia/gpus")
+    if driver_lists.is_dir():
+        return len(list(driver_lists.iterdir()))
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def _memory_bytes() -> float:
+    """Memory of this machine, or of this process's group where that is less."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else ""
+    own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(own, int(text)) if text.isdigit() else own
+
+
 class LocalCluster:
     """Starts Ray when it is first needed, and ends it with the `with` block."""
 
@@ -48,6 +77,14 @@ class LocalCluster:
     def cpus_per_worker(self, workers: int) -> int:
         """An equal share of this machine's cores, at least one."""
         return max(cores() // workers, 1)
+
+    def room(self, stage: StagePlan, owner: str, tell: Tell) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Gives room at once: this Ray has no other job, and was made as large as this one."""
+        return nullcontext()
+
+    def lost_nodes(self) -> tuple[str, ...]:
+        """None: it ends with this machine."""
+        return ()
 
     @property
     def own_address(self) -> str:

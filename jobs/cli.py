@@ -14,6 +14,7 @@ from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
 from jobs.options import (
     EXIT_CODES,
     address_option,
+    current_profile,
     layout_of,
     needed_address,
     profile_option,
@@ -26,6 +27,7 @@ from jobs.options import (
 
 if TYPE_CHECKING:
     from jobs.plan.explain import Explanation
+    from jobs.plan.resolve import Plan
     from storage.layout import RunLayout
 
 DEFAULT_SPEC = "job.yaml"
@@ -111,6 +113,23 @@ def plan(
         click.echo(plan_text(resolved, actions(layout_of(storage), resolved.name, checked.keys)))
         for note in checked.notes:
             click.echo(note)
+        _refuse_misfits(resolved)
+
+
+def _refuse_misfits(resolved: Plan) -> None:
+    """Refuses a plan that can't fit where it is to run, as far as that is known without asking."""
+    from jobs.plan.demand import demands
+    from jobs.plan.fit import pods, refuse_misfits, share
+
+    profile = current_profile()
+    if profile and profile.spec.kubernetes:
+        nodes = pods(profile.spec.kubernetes.workers)
+        wanted = demands(resolved, lambda processes: share(nodes, processes))
+        refuse_misfits(wanted, nodes, f"the worker pods of {profile.place('kubernetes.workers')}")
+    elif not (profile and profile.spec.address):
+        from cluster.local import this_machine
+
+        refuse_misfits(demands(resolved), (this_machine(),), "this machine")
 
 
 def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:

@@ -16,13 +16,14 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs.errors import ClusterError, Interrupted, RaysmithError
+from jobs.errors import ClusterError, DeadlinePassed, Interrupted, NodeLost, RaysmithError
 from jobs.masking import Mask
-from jobs.observed import utc_now
+from jobs.observed import utc_now, write_phase
 from jobs.plan.inputs import with_datasets
 from jobs.plan.resolve import Plan, StagePlan
 from jobs.record import (
@@ -33,18 +34,21 @@ from jobs.record import (
     new_run_id,
     read_progress,
 )
-from jobs.state import RunState, StageState
+from jobs.state import FailureClass, RunState, StageState
 from jobs.view.terminal import View
 from storage.commit import read_committed
 from storage.layout import Layout
 from storage.manifest import Owner
 from workloads import WORKLOADS, load_function
 from workloads.check import Checked
-from workloads.context import Cluster, StageContext, StageResult
+from workloads.context import SharedCluster, StageContext, StageResult
 from workloads.failures import Retries, classify
 from workloads.process_log import log_file
 
 _POLL_S = 0.2
+_TELL_EVERY_S = 30.0
+_LATEST_S = 120.0
+"""How long after its deadline a stage may still be committing its checkpoint."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 log = logging.getLogger("raysmith")
@@ -93,16 +97,20 @@ class Controller:
     job: Job
     record: Record
     layout: Layout
-    cluster: Cluster
+    cluster: SharedCluster
     view: View
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds by part of the work."""
     failure: BaseException | None = None
     """What the run failed with."""
     _stops: int = 0
+    _deadline: float = inf
+    """When the run must have ended, on the clock of `time.monotonic`."""
 
     def run(self) -> RunState:
         """Runs every stage that has no artifact yet. Returns how the run ended."""
+        if self.job.plan.deadline_s is not None:
+            self._deadline = time.monotonic() + self.job.plan.deadline_s
         with self._signals():
             state = RunState.SUCCEEDED
             for stage in self.job.plan.stages:
@@ -153,9 +161,11 @@ class Controller:
             self._move(stage, StageState.RUNNING, attempt=attempt, key=key)
             context = self._context(stage, attempt)
             outcome = self._attempt(context)
-            if isinstance(outcome, StageResult):
+            if isinstance(outcome, StageResult) and (outcome.finished or self._stops):
                 return self._ended(stage, outcome, context.artifact)
-            if self._stops:
+            if self._late and not self._stops:
+                outcome = self._too_late()
+            if isinstance(outcome, StageResult) or self._stops:
                 return self._ended(stage, StageResult(finished=False), context.artifact)
             if not self._try_again(stage, outcome, retries):
                 return RunState.FAILED
@@ -169,10 +179,32 @@ class Controller:
             self.failure = error
             self._move(stage, StageState.FAILED, **reason)
             return False
+        self.record.event("retry", stage.name, reason=kind, wait_s=wait_s)
         recoveries = self.record.status.stage(stage.name).recoveries + 1
         self._move(stage, StageState.RETRYING, **reason, recoveries=recoveries)
         time.sleep(wait_s)
         return True
+
+    @property
+    def _late(self) -> bool:
+        return self._deadline < inf and time.monotonic() >= self._deadline
+
+    def _too_late(self) -> DeadlinePassed:
+        return DeadlinePassed(
+            f"the run took longer than the {self.job.plan.deadline_s:g} s that the profile allows",
+            "the same command goes on from the last checkpoint; or ask for a later deadline",
+        )
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """A failure with its cause, where that is a node that is gone."""
+        if classify(error) not in (FailureClass.INFRASTRUCTURE, FailureClass.UNKNOWN):
+            return error
+        lost = self.cluster.lost_nodes()
+        if not lost:
+            return error
+        told = NodeLost(f"the cluster lost {', '.join(lost)}: {error}")
+        told.__cause__ = error
+        return told
 
     def _ended(self, stage: StagePlan, result: StageResult, artifact: Path) -> RunState:
         self.timings |= {f"{stage.name}.{key}": value for key, value in result.timings.items()}
@@ -232,21 +264,30 @@ class Controller:
 
         def target() -> None:
             try:
-                outcomes.append(run(context))
+                with self._room(context):
+                    outcomes.append(run(context))
             except BaseException as error:  # noqa: BLE001 - the caller sorts it
                 log.error("".join(traceback.format_exception(error)))
-                outcomes.append(error)
+                outcomes.append(self._explained(error))
 
         with log_file(context.attempt):
             thread = threading.Thread(target=target, name=context.stage.name, daemon=True)
             thread.start()
-            asked = 0
+            asked, late = 0, False
             while thread.is_alive():
                 thread.join(_POLL_S)
                 self._watch(context)
                 if self._stops > asked:
                     asked = self._stops
                     self._ask_to_stop(context)
+                elif self._late and not late:
+                    late = True
+                    if not self._can_stop(context):
+                        return self._too_late()
+                    context.layout.stop_request.touch()
+                    context.note("the deadline has passed; a checkpoint will be committed first")
+                elif late and time.monotonic() > self._deadline + _LATEST_S:
+                    return self._too_late()
         return outcomes[0]
 
     def _watch(self, context: StageContext) -> None:
@@ -261,15 +302,43 @@ class Controller:
         Raises:
             Interrupted: if there is nothing to save, or no wish to.
         """
-        attempt, serves = context.attempt, context.attempt.service_json.exists()
-        trains = attempt.worker_log(0).exists() or context.layout.trials_jsonl.exists()
-        if self._stops > 1 or not (serves or trains):
+        serves = context.attempt.service_json.exists()
+        if self._stops > 1 or not self._can_stop(context):
             self._move(context.stage, StageState.STOPPED)
             self.record.finish(RunState.STOPPED)
             raise Interrupted("stopped at once", "the same command goes on where this was")
         context.layout.stop_request.touch()
         first = "what is being answered will end" if serves else "a checkpoint will be committed"
         self.view.note(f"stopping: {first} first; once more to end at once")
+
+    @staticmethod
+    def _can_stop(context: StageContext) -> bool:
+        """Whether the stage has anything to save, or to finish, before it ends."""
+        attempt = context.attempt
+        trains = attempt.worker_log(0).exists() or context.layout.trials_jsonl.exists()
+        return trains or attempt.service_json.exists()
+
+    @contextmanager
+    def _room(self, context: StageContext) -> Iterator[None]:
+        """Waits for the stage's place on the cluster, and tells of it what is waited for."""
+        began, told_at, told = time.monotonic(), 0.0, ""
+
+        def tell(reason: str) -> None:
+            nonlocal told_at, told
+            text, now = f"waiting for {reason}", time.monotonic()
+            write_phase(context.attempt.progress_json, text)
+            if reason != told or now - told_at >= _TELL_EVERY_S:
+                context.event("waiting", reason=reason, waited_s=round(now - began, 1))
+                context.note(text)
+                told, told_at = reason, now
+
+        owner = f"{self.job.plan.name}/{context.owner.run_id} {context.stage.name}"
+        with self.cluster.room(context.stage, owner, tell):
+            if told:
+                waited_s = round(time.monotonic() - began, 1)
+                context.event("placed", waited_s=waited_s)
+                context.note(f"there is room, after {waited_s:g} s")
+            yield
 
     def _move(self, stage: StagePlan, state: StageState, **changes: Any) -> None:
         self.view.stage_changed(self.record.move(stage.name, state, **changes))

@@ -85,6 +85,14 @@ class ClusterUnfit(ClusterError):
     """The cluster can't hold the job or must not run it, however often it is tried."""
 
 
+class NodeLost(ClusterError):
+    """A machine that the job used went away."""
+
+
+class DeadlinePassed(RaysmithError):
+    """The run took as long as its profile allows."""
+
+
 class GateNotMet(RaysmithError):
     """A model was measured, and is not as good as the job demands."""
 

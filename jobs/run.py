@@ -13,11 +13,13 @@ from typing import Any
 
 from cluster.attached import AttachedCluster
 from cluster.fingerprint import SHIPPED, fingerprint
-from cluster.local import LocalCluster
+from cluster.local import LocalCluster, this_machine
 from jobs.controller import Controller, Job, open_record
 from jobs.errors import ClusterError, ExitCode, RaysmithError, UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.masking import masker, secret_names
+from jobs.plan.demand import demands
+from jobs.plan.fit import refuse_misfits
 from jobs.plan.resolve import Plan
 from jobs.state import FailureClass, RunState
 from jobs.submission import git_revision as revision_of
@@ -47,6 +49,8 @@ def run_job(
         RaysmithError: if it could not start, or was stopped at once.
     """
     started = time.monotonic()
+    if not address:
+        refuse_misfits(demands(plan), (this_machine(),), "this machine")
     layout = Layout(_lasting_root(plan.storage))
     checked = check(loaded, plan)
     mask = masker(secret_names(loaded.text), os.environ)

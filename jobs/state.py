@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from math import inf
 
 
 class StageState(StrEnum):
@@ -46,13 +47,17 @@ class FailureClass(StrEnum):
     DEVICE_OUT_OF_MEMORY = "device_out_of_memory"
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
     INFRASTRUCTURE = "infrastructure"
+    NODE_LOST = "node_lost"
+    """A machine went away, or was taken."""
+    DEADLINE = "deadline"
+    """The run took as long as it may."""
     GATE_NOT_MET = "gate_not_met"
     """Nothing broke: the model is not as good as the job demands."""
     UNKNOWN = "unknown"
 
     @property
-    def max_retries(self) -> int:
-        """How many times a stage is tried again after failures of this class."""
+    def max_retries(self) -> float:
+        """How many times a stage is tried again after failures of this class; `inf` for always."""
         return _MAX_RETRIES[self]
 
 
@@ -61,6 +66,8 @@ _MAX_RETRIES = {
     FailureClass.DEVICE_OUT_OF_MEMORY: 0,
     FailureClass.HOST_OUT_OF_MEMORY: 1,
     FailureClass.INFRASTRUCTURE: 3,
+    FailureClass.NODE_LOST: inf,
+    FailureClass.DEADLINE: 0,
     FailureClass.GATE_NOT_MET: 0,
     FailureClass.UNKNOWN: 0,
 }

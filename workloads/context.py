@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,6 +32,24 @@ class Cluster(Protocol):
 
     def cpus_per_worker(self, workers: int) -> int:
         """Cores for each of `workers` workers where the spec leaves it open."""
+
+
+class SharedCluster(Cluster, Protocol):
+    """The machines that a run uses, perhaps beside others."""
+
+    def room(
+        self, stage: StagePlan, owner: str, tell: Callable[[str], None]
+    ) -> AbstractContextManager[None]:
+        """Waits until there is room for all that a stage needs, and keeps it for the block.
+
+        `tell` is told what is waited for, every second.
+
+        Raises:
+            ClusterUnfit: if there never will be.
+        """
+
+    def lost_nodes(self) -> tuple[str, ...]:
+        """The nodes that there were when the room was given, and that are gone."""
 
 
 class Events(Protocol):

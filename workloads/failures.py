@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from jobs.errors import ClusterError, ClusterUnfit, GateNotMet, UserError
+from jobs.errors import (
+    ClusterError,
+    ClusterUnfit,
+    DeadlinePassed,
+    GateNotMet,
+    NodeLost,
+    UserError,
+)
 from jobs.state import FailureClass
 
 _FIRST_BACKOFF_S = 1.0
+_LONGEST_BACKOFF_S = 60.0
 
 LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
 """What a worker's error says when it is another worker that was lost."""
@@ -25,7 +33,8 @@ class Retries:
         self._failures[kind] += 1
         if self._failures[kind] > kind.max_retries:
             return None
-        return _FIRST_BACKOFF_S * 2 ** (self._failures[kind] - 1)
+        doublings = min(self._failures[kind] - 1, 10)
+        return min(_FIRST_BACKOFF_S * 2**doublings, _LONGEST_BACKOFF_S)
 
 
 def classify(error: BaseException) -> FailureClass:
@@ -68,6 +77,12 @@ def _class_of(error: BaseException) -> FailureClass | None:
         return FailureClass.USER_ERROR
     if isinstance(error, GateNotMet):
         return FailureClass.GATE_NOT_MET
+    if isinstance(error, DeadlinePassed):
+        return FailureClass.DEADLINE
+    if isinstance(error, NodeLost | ray_errors.NodeDiedError):
+        return FailureClass.NODE_LOST
+    if isinstance(error, ray_errors.RayActorError) and error.preempted:
+        return FailureClass.NODE_LOST
     if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
         return FailureClass.DEVICE_OUT_OF_MEMORY
     if isinstance(error, ray_errors.OutOfMemoryError | MemoryError):
@@ -75,7 +90,6 @@ def _class_of(error: BaseException) -> FailureClass | None:
     lost = (
         ray_errors.RayActorError,
         ray_errors.WorkerCrashedError,
-        ray_errors.NodeDiedError,
         ray_errors.ObjectLostError,
         ray_errors.RuntimeEnvSetupError,
     )

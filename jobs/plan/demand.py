@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jobs.plan.resolve import Plan
+from jobs.plan.resolve import Plan, StagePlan
 from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage
@@ -71,10 +71,21 @@ DATA = "data task"
 """The role of the tasks that read and prepare rows beside the others."""
 
 
-def demands(plan: Plan, cpus: int = DEFAULT_CPUS) -> tuple[Demand, ...]:
-    """What each stage of a plan needs. `cpus` is what a process has that the spec says nothing
-    of."""
-    return tuple(Demand(stage.name, tuple(_of(stage.spec, cpus))) for stage in plan.stages)
+def demands(plan: Plan, cpus: int | Callable[[int], int] = DEFAULT_CPUS) -> tuple[Demand, ...]:
+    """What each stage of a plan needs.
+
+    `cpus` is what a process has that the spec says nothing of, or tells it from how many processes
+    compute at once.
+    """
+    return tuple(
+        demand(stage, cpus if isinstance(cpus, int) else cpus(stage.spec.processes_at_once))
+        for stage in plan.stages
+    )
+
+
+def demand(stage: StagePlan, cpus: int) -> Demand:
+    """What one stage needs, where a process has so many cores that the spec says nothing of."""
+    return Demand(stage.name, tuple(_of(stage.spec, cpus)))
 
 
 def _of(spec: Stage, cpus: int) -> Iterable[Processes]:

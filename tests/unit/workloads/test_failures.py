@@ -11,9 +11,16 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from jobs.errors import ClusterError, RaysmithError, SpecError, UserError
+from jobs.errors import (
+    ClusterError,
+    DeadlinePassed,
+    NodeLost,
+    RaysmithError,
+    SpecError,
+    UserError,
+)
 from jobs.state import FailureClass
-from workloads.failures import classify
+from workloads.failures import Retries, classify
 
 
 def _caused(cause: BaseException) -> BaseException:
@@ -36,7 +43,10 @@ def _in_a_task(cause: Exception) -> BaseException:
         (OutOfMemoryError("the node is low on memory"), FailureClass.HOST_OUT_OF_MEMORY),
         (RayActorError(), FailureClass.INFRASTRUCTURE),
         (WorkerCrashedError(), FailureClass.INFRASTRUCTURE),
-        (NodeDiedError("gone"), FailureClass.INFRASTRUCTURE),
+        (NodeDiedError("gone"), FailureClass.NODE_LOST),
+        (RayActorError(preempted=True), FailureClass.NODE_LOST),
+        (NodeLost("the cluster lost 10.0.0.2"), FailureClass.NODE_LOST),
+        (DeadlinePassed("too late"), FailureClass.DEADLINE),
         (RuntimeEnvSetupError("no disk"), FailureClass.INFRASTRUCTURE),
         (ConnectionResetError(), FailureClass.INFRASTRUCTURE),
         (ClusterError("Ray did not start"), FailureClass.INFRASTRUCTURE),
@@ -66,3 +76,10 @@ def test_a_circle_of_causes_ends() -> None:
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first
     assert classify(first) is FailureClass.UNKNOWN
+
+
+def test_a_lost_node_is_tried_again_for_ever_after_bounded_waits() -> None:
+    retries = Retries()
+    waits = [retries.wait_s(FailureClass.NODE_LOST) for _ in range(2000)]
+    assert waits[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert waits[-1] == 60

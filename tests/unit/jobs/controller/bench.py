@@ -1,7 +1,8 @@
 """A controller on a bench: stages that do as a test says, and a machine that does nothing."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +11,7 @@ from jobs.errors import ClusterError
 from jobs.load.loader import load
 from jobs.masking import masker
 from jobs.observed import Progress, read_status
-from jobs.plan.resolve import resolve
+from jobs.plan.resolve import StagePlan, resolve
 from jobs.record import Record, StageStatus
 from jobs.state import RunState, StageState
 from jobs.view.terminal import PlainView
@@ -57,6 +58,17 @@ class Machine:
 
     def __init__(self) -> None:
         self.refusals = 0
+        self.waits: list[str] = []
+        self.lost: tuple[str, ...] = ()
+
+    @contextmanager
+    def room(self, stage: StagePlan, owner: str, tell: Callable[[str], None]) -> Iterator[None]:
+        while self.waits:
+            tell(self.waits.pop(0))
+        yield
+
+    def lost_nodes(self) -> tuple[str, ...]:
+        return self.lost
 
     def connect(self) -> None:
         if self.refusals:

@@ -1,6 +1,7 @@
 """The bench of the controller's tests."""
 
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +21,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         @staticmethod
         def sleep(duration: float) -> None:
             seconds.append(duration)
+
+        monotonic = staticmethod(time.monotonic)
 
     monkeypatch.setattr(jobs.controller, "time", Clock)
     return seconds
