@@ -93,8 +93,8 @@ def ray_cluster(
     """
     kubernetes = site.kubernetes
     auth: Document = {"mode": "token"}
-    if kubernetes.auth_secret:
-        auth["secretName"] = kubernetes.auth_secret
+    if kubernetes.auth_from:
+        auth["secretName"] = kubernetes.auth_from
     cluster: Document = {"rayVersion": RAY_VERSION, "authOptions": auth}
     if workers.autoscaled:
         cluster["enableInTreeAutoscaling"] = True
@@ -242,6 +242,6 @@ def _fault_tolerance(given: FaultToleranceSpec) -> Document:
     if given.backend == "rocksdb":
         return {"backend": "rocksdb", "storage": {"size": str(size_bytes(given.size))}}
     options: Document = {"redisAddress": given.redis_address}
-    if given.redis_password:
-        options["redisPassword"] = {"valueFrom": secret_key(given.redis_password)}
+    if given.redis_auth_from:
+        options["redisPassword"] = {"valueFrom": secret_key(given.redis_auth_from)}
     return options

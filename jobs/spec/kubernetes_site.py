@@ -99,7 +99,7 @@ class FaultToleranceSpec(Spec):
     GCSFaultToleranceEmbeddedStorage."""
     redis_address: str | None = Field(default=None, examples=["redis:6379"])
     """Where Redis is; with `redis` only."""
-    redis_password: SecretKey | None = None
+    redis_auth_from: SecretKey | None = None
     """Its password, in a Secret."""
     size: ByteSize = "1GB"
     """Size of the volume; with `rocksdb` only."""
@@ -108,8 +108,8 @@ class FaultToleranceSpec(Spec):
     def _is_whole(self) -> FaultToleranceSpec:
         if (self.backend == "redis") != (self.redis_address is not None):
             raise ValueError("backend redis and redis_address go together: give both or neither")
-        if self.redis_password and self.backend != "redis":
-            raise ValueError("redis_password is of no use without backend: redis")
+        if self.redis_auth_from and self.backend != "redis":
+            raise ValueError("redis_auth_from is of no use without backend: redis")
         return self
 
 
@@ -148,7 +148,7 @@ class KubernetesSpec(Spec):
     secrets: dict[EnvironmentName, SecretKey] = {}
     """Environment variables that come from Secrets: `SERVE_API_KEY: serve-keys/api_key`. What a
     spec calls `${secret:NAME}` must be among them."""
-    auth_secret: DnsLabel | None = None
+    auth_from: DnsLabel | None = None
     """The Secret with Ray's token, at the key auth_token: KubeRay 1.6. When absent, KubeRay makes
     a token for each cluster."""
     service_account: DnsLabel | None = None
@@ -194,7 +194,7 @@ class KubernetesSpec(Spec):
         rocksdb = self.fault_tolerance and self.fault_tolerance.backend == "rocksdb"
         needs = (
             ("start_deadline", self.start_deadline, "1.6"),
-            ("auth_secret", self.auth_secret, "1.6"),
+            ("auth_from", self.auth_from, "1.6"),
             ("fault_tolerance.backend: rocksdb", rocksdb, "1.7"),
         )
         for field, given, version in needs:
