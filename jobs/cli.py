@@ -150,6 +150,8 @@ def run(
     loaded, resolved = resolve_job(spec, overrides, storage)
     if no_serve:
         resolved = without_services(resolved)
+        if not resolved.stages:
+            raise UserError(f"{spec} has nothing but services", "leave --no-serve out")
     address = address or os.environ.get("RAY_ADDRESS")
     raise SystemExit(run_job(loaded, resolved, address, dashboard, ship_code))
 

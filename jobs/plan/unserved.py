@@ -9,7 +9,7 @@ from jobs.spec.serve import ServeSpec
 
 
 def without_services(plan: Plan) -> Plan:
-    """The plan without its serve stages and without what needs them."""
+    """The plan without its serve stages and without what needs them; it may have none left."""
     left_out: set[str] = set()
     for stage in plan.stages:
         if isinstance(stage.spec, ServeSpec) or left_out & set(stage.needs):
