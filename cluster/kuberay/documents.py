@@ -73,7 +73,7 @@ def render_cluster(profile: LoadedProfile, name: str) -> tuple[Document, ...]:
     """The documents of a Ray cluster that several jobs share, of all the profile's pods.
 
     Raises:
-        UserError: if the profile has no Kubernetes cluster, or puts clusters into a queue.
+        UserError: if the profile has no section `kubernetes`.
     """
     kubernetes = _kubernetes(profile)
     size = kubernetes.workers
