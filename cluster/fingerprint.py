@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from jobs.errors import ClusterError
+
 PACKAGES = ("jobs", "cluster", "workloads", "storage")
 """The packages that are ours."""
+
+EXPECTED = "RAYSMITH_FINGERPRINT"
+"""The environment variable that says which code a job needs."""
 
 _OURS = "controller.py"
 """A file of `jobs` by which it is told from another package of that name."""
@@ -50,6 +55,21 @@ def fingerprint(packages: tuple[Path, ...] | None = None) -> str:
             digest.update(f"{name}\0".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def check_expected(environ: Mapping[str, str]) -> None:
+    """Holds this code against the one that a job was rendered with, `EXPECTED`.
+
+    Raises:
+        ClusterError: if they differ.
+    """
+    expected = environ.get(EXPECTED)
+    if expected and expected != fingerprint():
+        raise ClusterError(
+            f"the image has another raysmith ({fingerprint()}) than the one that rendered this job "
+            f"({expected})",
+            "render with the raysmith of the image, or build the image of the code that renders",
+        )
 
 
 def installed_fingerprint() -> str | None:

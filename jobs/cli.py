@@ -24,6 +24,7 @@ from jobs.options import (
     spec_argument,
     storage_option,
 )
+from jobs.render_cli import render
 
 if TYPE_CHECKING:
     from jobs.plan.explain import Explanation
@@ -149,6 +150,7 @@ def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:
 @click.option("--address", metavar="ADDRESS", help="A running Ray cluster; else one of our own.")
 @ship_code_option
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, on this machine only.")
+@click.option("--no-serve", is_flag=True, help="Leave serve stages out, and what needs them.")
 def run(
     spec: Path,
     overrides: tuple[str, ...],
@@ -156,11 +158,19 @@ def run(
     address: str | None,
     ship_code: bool,
     dashboard: bool,
+    no_serve: bool,
 ) -> None:
     """Run SPEC, stage by stage. The same command goes on with a run that was cut off."""
+    from cluster.fingerprint import check_expected
+    from jobs.plan.unserved import without_services
     from jobs.run import run_job
 
+    check_expected(os.environ)
     loaded, resolved = resolve_job(spec, overrides, storage)
+    if no_serve:
+        resolved = without_services(resolved)
+        if not resolved.stages:
+            raise UserError(f"{spec} has nothing but services", "leave --no-serve out")
     address = address or os.environ.get("RAY_ADDRESS")
     raise SystemExit(run_job(loaded, resolved, address, dashboard, ship_code))
 
@@ -356,7 +366,7 @@ def _write(file: Path, text: str) -> None:
         ) from error
 
 
-for _command in (submit, doctor, drive):
+for _command in (submit, doctor, drive, render):
     cli.add_command(_command)
 
 
