@@ -23,7 +23,7 @@ SCHEMAS := job profile
 LOCK_TORCH := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint bench lock clean
+.PHONY: help setup demo test unit lint bench scale lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | \
@@ -71,6 +71,9 @@ lint: $(READY)  ## style, types, layers, and drift of the generated schema
 
 bench: $(READY)  ## run every benchmark of tests/bench
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench; done
+
+scale: $(READY)  ## what coordination costs at 10, 100 and 1,000 simulated engines
+	$(BIN)/python tests/scale/run.py
 
 lock: $(READY)  ## resolve requirements.in into requirements.lock, newest versions
 	$(BIN)/python -m venv .venv-lock

@@ -30,7 +30,7 @@ from storage.layout import AttemptLayout
 from workloads.data.prompts import PromptReader
 from workloads.engine import EngineSettings, environment
 from workloads.grpo.episodes import Episodes
-from workloads.grpo.fleet import Fleet, Health
+from workloads.grpo.fleet import Fleet, Health, Member
 from workloads.grpo.ledger import Ledger
 from workloads.grpo.producer import Producer
 from workloads.grpo.recorder import Recorder
@@ -192,13 +192,16 @@ class Coordinator:
         await self._everywhere("sleep", 1)
 
     async def _everywhere(self, method: str, *args: Any) -> None:
-        for member in self._fleet.up():
-            try:
-                call = member.handle.call.remote(method, *args)
-                await asyncio.wait_for(call, self._spec.rollout.sync_timeout_s)
-            except (TimeoutError, *self._fleet.lost) as error:  # type: ignore[misc]
-                reason = f"{method}: {type(error).__name__}"
-                self._fleet.bury(member, reason, member.incarnation)
+        calls = (self._call(member, method, *args) for member in self._fleet.up())
+        await asyncio.gather(*calls)
+
+    async def _call(self, member: Member, method: str, *args: Any) -> None:
+        incarnation = member.incarnation
+        try:
+            call = member.handle.call.remote(method, *args)
+            await asyncio.wait_for(call, self._spec.rollout.sync_timeout_s)
+        except (TimeoutError, *self._fleet.lost) as error:  # type: ignore[misc]
+            self._fleet.bury(member, f"{method}: {type(error).__name__}", incarnation)
 
     async def trained(self, index: int) -> str:
         """Records that a batch was trained on, and forgets it. Returns the ledger."""

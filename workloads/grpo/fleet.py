@@ -106,6 +106,7 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self._changed = asyncio.Condition()
+        self._healthy = asyncio.Event()
         self._silent: tuple[type[BaseException], ...] = (TimeoutError, *self.lost)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -178,15 +179,26 @@ class Fleet:
     async def _choose(self, preferred: int | None, late: Sequence[int]) -> Member:
         """The preferred member, or the one that owes least and did not miss the deadline."""
 
-        def healthy() -> list[Member]:
-            return [m for m in self.members if m.health is Health.HEALTHY]
-
-        await self._wait(lambda: bool(healthy()))
-        members = healthy()
-        for member in members:
-            if member.index == preferred:
-                return member
+        await self._wait_until_healthy()
+        if preferred is not None and self.members[preferred].health is Health.HEALTHY:
+            return self.members[preferred]
+        members = (m for m in self.members if m.health is Health.HEALTHY)
         return min(members, key=lambda m: (m.index in late, m.load, m.index))
+
+    async def _wait_until_healthy(self) -> None:
+        """Waits for a member that serves.
+
+        Thousands of requests may wait here while a thousand members start, so they are woken by
+        the first that serves alone, and not by every change.
+        """
+        while self.failure is None and not self._serves():
+            self._healthy.clear()
+            await self._healthy.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def _serves(self) -> bool:
+        return any(member.health is Health.HEALTHY for member in self.members)
 
     async def _suspect(self, member: Member, incarnation: int) -> None:
         """Asks a member that missed a deadline whether it lives."""
@@ -278,8 +290,9 @@ class Fleet:
         """
         if updated:
             self.newest = version
+        complete = set(updated)
         for member in self.up():
-            if (member.index, member.incarnation) in updated:
+            if (member.index, member.incarnation) in complete:
                 member.health, member.version = Health.HEALTHY, version
                 if member.died_at is not None:
                     seconds = round(time.monotonic() - member.died_at, 3)
@@ -292,17 +305,20 @@ class Fleet:
 
     async def check(self, suspects: Sequence[tuple[int, int]]) -> None:
         """After a failed update: buries members that don't answer, and marks the others stale."""
-        for member in self.up():
-            incarnation = member.incarnation
-            if (member.index, incarnation) not in suspects:
-                continue
+        suspected = set(suspects)
+        asked = [m for m in self.up() if (m.index, m.incarnation) in suspected]
+        for member in asked:
             member.health = Health.STALE
-            try:
-                await asyncio.wait_for(member.handle.ping.remote(), _PING_S)
-            except self._silent as error:
-                reason = f"no answer after a weight update ({type(error).__name__})"
-                self.bury(member, reason, incarnation)
+        # All at once: a rack that is gone costs one ping's deadline, and not one for each member.
+        await asyncio.gather(*(self._check(member, member.incarnation) for member in asked))
         await self._notify()
+
+    async def _check(self, member: Member, incarnation: int) -> None:
+        try:
+            await asyncio.wait_for(member.handle.ping.remote(), _PING_S)
+        except self._silent as error:
+            reason = f"no answer after a weight update ({type(error).__name__})"
+            self.bury(member, reason, incarnation)
 
     async def _wait(self, condition: Callable[[], bool]) -> None:
         async with self._changed:
@@ -311,6 +327,8 @@ class Fleet:
             raise self.failure
 
     async def _notify(self) -> None:
+        if not self._healthy.is_set() and (self.failure is not None or self._serves()):
+            self._healthy.set()
         async with self._changed:
             self._changed.notify_all()
 

@@ -7,8 +7,11 @@ order, so what is under way is what was dispatched and neither trained on nor le
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from workloads.grpo.positions import Positions
 
 
 @dataclass
@@ -16,18 +19,18 @@ class Ledger:
     """The state of the stream; `to_json` goes into every checkpoint."""
 
     next_position: int = 0
-    trained: set[int] = field(default_factory=set)
-    filtered: set[int] = field(default_factory=set)
+    trained: Positions = field(default_factory=Positions)
+    filtered: Positions = field(default_factory=Positions)
     """Prompts that taught nothing and were replaced, or whose completions all failed."""
     completed: set[int] = field(default_factory=set)
     """Prompts whose completions are scored and not trained on yet; they are not saved."""
-    again: list[int] = field(default_factory=list)
+    again: deque[int] = field(default_factory=deque)
     """Prompts that were under way when the run was interrupted, to be dispatched again."""
 
     def dispatch(self) -> int:
         """The position of the next prompt to complete."""
         if self.again:
-            return self.again.pop(0)
+            return self.again.popleft()
         self.next_position += 1
         return self.next_position - 1
 
@@ -66,8 +69,8 @@ class Ledger:
         """What `from_json` reads: positions as ranges, ends included."""
         content = {
             "next_position": self.next_position,
-            "trained": _ranges(self.trained),
-            "filtered": _ranges(self.filtered),
+            "trained": self.trained.ranges(),
+            "filtered": self.filtered.ranges(),
         }
         return json.dumps({**content, "counts": self.counts()})
 
@@ -75,21 +78,11 @@ class Ledger:
     def from_json(cls, text: str) -> Ledger:
         """The ledger of a checkpoint; what was under way then is dispatched again."""
         content = json.loads(text)
-        trained, filtered = _members(content["trained"]), _members(content["filtered"])
-        done = trained | filtered
-        again = [p for p in range(content["next_position"]) if p not in done]
+        trained, filtered = Positions(content["trained"]), Positions(content["filtered"])
+        again: deque[int] = deque()
+        following = 0
+        for first, last in sorted(trained.ranges() + filtered.ranges()):
+            again.extend(range(following, first))
+            following = last + 1
+        again.extend(range(following, content["next_position"]))
         return cls(content["next_position"], trained, filtered, again=again)
-
-
-def _ranges(positions: Iterable[int]) -> list[list[int]]:
-    ranges: list[list[int]] = []
-    for position in sorted(positions):
-        if ranges and position == ranges[-1][1] + 1:
-            ranges[-1][1] = position
-        else:
-            ranges.append([position, position])
-    return ranges
-
-
-def _members(ranges: Iterable[Iterable[int]]) -> set[int]:
-    return {position for first, last in ranges for position in range(first, last + 1)}

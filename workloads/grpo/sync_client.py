@@ -74,7 +74,8 @@ class SyncClient:
         import ray
         from ray.exceptions import OutOfMemoryError, RayActorError
 
-        finished, _ = ray.wait(list(calls), num_returns=len(calls), timeout=self._timeout_s)
+        done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=self._timeout_s)
+        finished = set(done)
         results, errors = [], []
         for call, receiver in calls.items():
             key = (receiver.index, receiver.incarnation)

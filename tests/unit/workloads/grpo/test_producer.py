@@ -172,7 +172,7 @@ def test_a_group_that_fails_is_replaced(tmp_path: Path) -> None:
     setup = Setup(tmp_path, _number, write=broken)
     batch = setup.produce()
     assert sorted(setup.producer.positions(0)) == [1, 2]
-    assert setup.ledger.filtered == {0}
+    assert set(setup.ledger.filtered) == {0}
     assert all(row.counts for row in batch.rows)
 
 
@@ -190,7 +190,7 @@ def test_groups_of_equal_rewards_are_drawn_anew_within_bounds(tmp_path: Path) ->
 
     setup = Setup(tmp_path, dull, dynamic_sample=True)
     setup.produce()
-    assert setup.ledger.filtered == {0, 1, 2}
+    assert set(setup.ledger.filtered) == {0, 1, 2}
     endless = Setup(tmp_path, lambda _: 0.0, dynamic_sample=True, max_resample_times=2)
     batch = endless.produce()
     assert len(endless.ledger.filtered) == 4
