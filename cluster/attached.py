@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from jobs.plan.resolve import StagePlan
 
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _LOOK_S = 60.0
+_POLL_S = 0.5
 
 
 class AttachedCluster:
@@ -45,8 +47,14 @@ class AttachedCluster:
             self._nodes = self._places.nodes()
             yield
 
-    def lost_nodes(self) -> tuple[str, ...]:
+    def lost_nodes(self, wait_s: float = 0) -> tuple[str, ...]:
         """See `Cluster`."""
+        deadline = time.monotonic() + wait_s
+        while not (lost := self._lost()) and self._nodes and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return lost
+
+    def _lost(self) -> tuple[str, ...]:
         if not self._nodes:
             return ()
         from ray.exceptions import RayError
@@ -149,10 +157,7 @@ def _refuse_other_code(codes: dict[str, str]) -> None:
     own = fingerprint()
     others = {address: code for address, code in codes.items() if code != own}
     if others:
-        listed = ", ".join(
-            f"{code[: 40 if ' ' in code else 12]} on {address}"
-            for address, code in sorted(others.items())
-        )
+        listed = ", ".join(f"{_short(code)} on {address}" for address, code in others.items())
         raise ClusterUnfit(
             f"raysmith is {own[:12]} here, and {listed}",
             "install one version on all machines; or run this machine's everywhere: --ship-code",

@@ -82,7 +82,7 @@ class LocalCluster:
         """Gives room at once: this Ray has no other job, and was made as large as this one."""
         return nullcontext()
 
-    def lost_nodes(self) -> tuple[str, ...]:
+    def lost_nodes(self, wait_s: float = 0) -> tuple[str, ...]:  # noqa: ARG002
         """None: it ends with this machine."""
         return ()
 

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from jobs.errors import ClusterError, DeadlinePassed, Interrupted, NodeLost, RaysmithError
+from jobs.losses import Losses
 from jobs.masking import Mask
 from jobs.observed import utc_now, write_phase
 from jobs.plan.inputs import with_datasets
@@ -46,6 +47,7 @@ from workloads.failures import Retries, classify
 from workloads.process_log import log_file
 
 _POLL_S = 0.2
+_NOTICE_S = 15.0
 _TELL_EVERY_S = 30.0
 _LATEST_S = 120.0
 """How long after its deadline a stage may still be committing its checkpoint."""
@@ -197,9 +199,11 @@ class Controller:
 
     def _explained(self, error: BaseException) -> BaseException:
         """A failure with its cause, where that is a node that is gone."""
-        if classify(error) not in (FailureClass.INFRASTRUCTURE, FailureClass.UNKNOWN):
+        kind = classify(error)
+        if kind not in (FailureClass.INFRASTRUCTURE, FailureClass.UNKNOWN):
             return error
-        lost = self.cluster.lost_nodes()
+        # Workers may lose a peer some time before Ray finds its node dead.
+        lost = self.cluster.lost_nodes(_NOTICE_S if kind is FailureClass.INFRASTRUCTURE else 0)
         if not lost:
             return error
         told = NodeLost(f"the cluster lost {', '.join(lost)}: {error}")
@@ -273,10 +277,11 @@ class Controller:
         with log_file(context.attempt):
             thread = threading.Thread(target=target, name=context.stage.name, daemon=True)
             thread.start()
-            asked, late = 0, False
+            asked, late, losses = 0, False, Losses(self.cluster.lost_nodes, context)
             while thread.is_alive():
                 thread.join(_POLL_S)
                 self._watch(context)
+                losses.look()
                 if self._stops > asked:
                     asked = self._stops
                     self._ask_to_stop(context)

@@ -3,7 +3,7 @@
     <root>/<name>/<run_id>/
       spec.yaml  plan.json  lock.json  status.json  events.jsonl
       stages/<stage>/attempt_<k>/{driver.log, worker_<rank>.log, logging.jsonl, progress.json,
-                                  args.json, runs/, images/, and of a pool of engines:
+                                  args.json, end_request, runs/, images/, and of a pool of engines:
                                   rollout_<index>.log, rollout_events.jsonl, completions.jsonl,
                                   failures.jsonl, timeline.jsonl, adapters/, engines/<model>/;
                                   of a service: service.json, replica_<release>.log}
@@ -61,6 +61,11 @@ class AttemptLayout:
     def args_json(self) -> Path:
         """The resolved arguments that the attempt ran with."""
         return self.folder / "args.json"
+
+    @property
+    def end_request(self) -> Path:
+        """Asks the attempt's train workers to end at once, with nothing saved."""
+        return self.folder / "end_request"
 
     @property
     def progress_json(self) -> Path:

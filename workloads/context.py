@@ -48,8 +48,11 @@ class SharedCluster(Cluster, Protocol):
             ClusterUnfit: if there never will be.
         """
 
-    def lost_nodes(self) -> tuple[str, ...]:
-        """The nodes that there were when the room was given, and that are gone."""
+    def lost_nodes(self, wait_s: float = 0) -> tuple[str, ...]:
+        """The nodes that there were when the room was given, and that are gone.
+
+        Where none is, it waits up to `wait_s` seconds for Ray to notice one.
+        """
 
 
 class Events(Protocol):

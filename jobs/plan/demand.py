@@ -99,9 +99,10 @@ def _of(spec: Stage, cpus: int) -> Iterable[Processes]:
         )
         return (*grown, data)
     if isinstance(spec, SftSpec):
-        return (_trainers(spec, cpus), data)
+        # Rows are prepared before the workers start, on their cores, and fed to them without any.
+        return (_trainers(spec, cpus),)
     if isinstance(spec, GrpoSpec):
-        return (_trainers(spec, cpus), *_engines(spec, cpus), *_judges(spec.rewards), data)
+        return (_trainers(spec, cpus), *_engines(spec, cpus), *_judges(spec.rewards))
     if isinstance(spec, SampleSpec | EvaluateSpec):
         pool = spec.engine
         own = pool.cpus_per_actor or cpus

@@ -39,16 +39,22 @@ class TolerationSpec(Spec):
     """A taint that pods may run beside. The words are Kubernetes' own."""
 
     key: str | None = None
+    """The taint's key; any when absent, with `operator: Exists`."""
     operator: Literal["Exists", "Equal"] = "Equal"
+    """Whether the value counts."""
     value: str | None = None
+    """The taint's value, with `operator: Equal`."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """The taint's effect; any when absent."""
 
 
 class HeadSpec(Spec):
     """The pod of Ray's head and of the run's driver. Nothing else runs there."""
 
     cpus: PositiveInt = 2
+    """CPU cores of the pod."""
     memory: ByteSize = "8GB"
+    """Memory of the pod."""
 
 
 class WorkersSpec(Spec):
@@ -73,6 +79,7 @@ class WorkersSpec(Spec):
     node_selector: dict[str, str] = {}
     """Labels of the nodes that these pods go to."""
     tolerations: tuple[TolerationSpec, ...] = ()
+    """Taints that these pods may run beside."""
 
     @model_validator(mode="after")
     def _max_is_most(self) -> WorkersSpec:
@@ -131,6 +138,7 @@ class KubernetesSpec(Spec):
     context: str | None = None
     """kubectl's context; its current one when absent."""
     namespace: DnsLabel = "default"
+    """Where everything is made."""
     image: str = Field(examples=["registry.example/raysmith@sha256:…"])
     """The image of all pods, by digest."""
     allow_image_tag: bool = False
@@ -139,7 +147,9 @@ class KubernetesSpec(Spec):
     """Kueue's LocalQueue, which starts runs when there is room."""
     """A job that waits in a queue is not autoscaled: it gets its pods all at once."""
     head: HeadSpec = HeadSpec()
+    """The pod of Ray's head."""
     workers: WorkersSpec = WorkersSpec()
+    """The pods that compute."""
     kuberay: KubeRayVersion = "1.6"
     """The release of KubeRay's operator that runs there."""
     storage: StorageClaimSpec | None = None
@@ -155,10 +165,13 @@ class KubernetesSpec(Spec):
     """The pods' service account; the namespace's default one when absent. Its token is in no
     pod but the head of a cluster that is autoscaled."""
     image_pull_secrets: tuple[DnsLabel, ...] = ()
+    """Secrets with the registry's credentials."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When nodes fetch the image."""
     run_as_user: PositiveInt = 1000
     """The user in the pods, and their group; root is not taken."""
     network: NetworkSpec = NetworkSpec()
+    """Who reaches the pods."""
     fault_tolerance: FaultToleranceSpec | None = None
     """For services and shared clusters; a run goes on from its checkpoints instead."""
     retries: NonNegativeInt = 1

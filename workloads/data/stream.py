@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 
+_LOADED_AT_ONCE = 2
+"""Segments: one that is being cut into blocks, and the next."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """A stretch of the stream: rows `start` to `stop` of a bucket in its order, or empty rows."""
@@ -92,14 +96,26 @@ class Stream:
     rows_per_block: int
 
     def dataset(self) -> Dataset:
-        """The stream as a Ray dataset, which Ray Train shares out."""
+        """The stream as a Ray dataset, which Ray Train shares out.
+
+        Its tasks ask for no core: they wait for the disk most of the time, and would otherwise wait
+        for ever where train workers have all cores.
+        """
         import ray.data
 
         count = len(self.segments)
-        numbers = ray.data.range(count, override_num_blocks=count)
-        arguments = (self.segments, self.folder)
-        loaded = numbers.map_batches(_load_numbered, batch_size=1, fn_args=arguments)
-        return loaded.repartition(target_num_rows_per_block=self.rows_per_block, strict=True)
+        numbers = ray.data.from_items(list(range(count)), override_num_blocks=count)
+        loaded = numbers.map_batches(
+            _load_numbered,
+            batch_size=1,
+            fn_args=(self.segments, self.folder),
+            num_cpus=0,
+            concurrency=_LOADED_AT_ONCE,
+        )
+        cut = loaded.repartition(target_num_rows_per_block=self.rows_per_block, strict=True)
+        # `repartition` takes no resources, though its operator does.
+        cut._logical_plan.dag.ray_remote_args["num_cpus"] = 0
+        return cut
 
     def part(self, rank: int, workers: int) -> Part:
         """What one of the workers gets, which reads it from the disk by itself."""
@@ -137,7 +153,7 @@ class Part:
 def _load_numbered(
     batch: dict[str, np.ndarray], segments: Sequence[Segment], folder: Path
 ) -> pyarrow.Table:
-    return _load(segments[batch["id"][0]], folder)
+    return _load(segments[batch["item"][0]], folder)
 
 
 def _load(segment: Segment, folder: Path) -> pyarrow.Table:

@@ -9,7 +9,16 @@ from typing import Any
 
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.tuner import FullSpec
-from workloads.train.setup import Ready, Timer, TrainTask, log_to, save_checkpoint, set_up, tell
+from workloads.train.setup import (
+    Ready,
+    Timer,
+    TrainTask,
+    end_when_asked,
+    log_to,
+    save_checkpoint,
+    set_up,
+    tell,
+)
 
 LEDGER, REFERENCE = "ledger.json", "reference.safetensors"
 
@@ -36,6 +45,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     assert isinstance(spec, GrpoSpec)
     timer = Timer()
     log_to(task)
+    if "shards" not in config:
+        end_when_asked(task)
     ready = set_up(task, timer)
     # They import torch and vLLM, which takes seconds; `set_up` has told so by now.
     from ray.train import get_context

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import RaysmithError
 from jobs.spec.sft import SftSpec
-from workloads.train.setup import Timer, TrainTask, log_to, save_checkpoint, set_up, tell
+from workloads.train.setup import (
+    Timer,
+    TrainTask,
+    end_when_asked,
+    log_to,
+    save_checkpoint,
+    set_up,
+    tell,
+)
 
 if TYPE_CHECKING:
     from workloads.data.stream import Rows
@@ -35,6 +43,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     assert isinstance(task.spec, SftSpec)
     timer = Timer()
     log_to(task)
+    if "shards" not in config:  # else this process has other trainings to do
+        end_when_asked(task)
     shard = config["shards"].__getitem__ if "shards" in config else _shard_of_train
     rows = _begin(_train_rows(task, shard("train")))
     ready = set_up(task, timer)

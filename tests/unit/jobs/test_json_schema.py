@@ -26,7 +26,7 @@ def test_schemas_are_strict_and_have_defaults() -> None:
     assert training["properties"]["max_grad_norm"]["default"] == 1.0
 
 
-@pytest.mark.parametrize("kind", ["job"])
+@pytest.mark.parametrize("kind", SCHEMAS)
 def test_fields_have_descriptions(kind: str) -> None:
     schema = json.loads(json_schema(kind))
     for name, definition in schema["$defs"].items():

@@ -67,7 +67,7 @@ class Machine:
             tell(self.waits.pop(0))
         yield
 
-    def lost_nodes(self) -> tuple[str, ...]:
+    def lost_nodes(self, wait_s: float = 0) -> tuple[str, ...]:
         return self.lost
 
     def connect(self) -> None:
