@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import re
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import ClusterError, ExitCode, UserError
+from jobs.plan.fit import Node
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -160,6 +162,23 @@ class RayJobs:
         with self._told():
             lines = str(self._client.get_job_logs(job_id)).splitlines()
         return "\n".join(line for line in lines if not _RAYS_OWN.match(line))
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes that the cluster has now."""
+        with self._told():
+            answer = self._client._do_request("GET", "/api/v0/nodes?detail=1&limit=10000")
+            answer.raise_for_status()
+        entries = answer.json()["data"]["result"]["result"]
+        return tuple(
+            Node(
+                entry["node_ip"],
+                entry["resources_total"].get("CPU", 0.0),
+                entry["resources_total"].get("GPU", 0.0),
+                entry["resources_total"].get("memory", math.inf),
+            )
+            for entry in entries
+            if entry["state"] == "ALIVE"
+        )
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> Job:
         """Passes on the lines that the driver prints until the job ends; returns how it ended."""

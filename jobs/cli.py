@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.cluster_cli import doctor, drive, show_logs, show_status, stop_job, submit
+from jobs.capacity import refuse_where_it_runs
+from jobs.cluster_cli import doctor, drive, submit
+from jobs.elsewhere import elsewhere
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
 from jobs.options import (
     EXIT_CODES,
     address_option,
-    current_profile,
+    backend_option,
     layout_of,
-    needed_address,
     profile_option,
     resolve_job,
     set_option,
     ship_code_option,
     spec_argument,
+    storage_explanation,
     storage_option,
 )
 from jobs.render_cli import render
 
 if TYPE_CHECKING:
     from jobs.plan.explain import Explanation
-    from jobs.plan.resolve import Plan
     from storage.layout import RunLayout
 
 DEFAULT_SPEC = "job.yaml"
@@ -93,16 +94,28 @@ def validate(spec: Path, overrides: tuple[str, ...]) -> None:
 @storage_option
 @profile_option
 @click.option("--explain", "path", metavar="PATH", help="Show one value, and where it comes from.")
+@address_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
-    spec: Path, overrides: tuple[str, ...], storage: str, path: str | None, as_json: bool
+    spec: Path,
+    overrides: tuple[str, ...],
+    storage: str,
+    path: str | None,
+    address: str | None,
+    as_json: bool,
 ) -> None:
-    """Show what running SPEC would do. Every value is resolved, and nothing is started."""
+    """Show what running SPEC would do. Every value is resolved, and nothing is started.
+
+    What does not fit is refused, with numbers: on the cluster at --address or of the profile, on
+    the profile's pods, else on this machine.
+    """
     from jobs.plan.explain import explain
     from jobs.plan.text import plan_text
 
     loaded, resolved = resolve_job(spec, overrides, storage)
-    if path:
+    if path == "storage":
+        click.echo(_explanation_text(path, storage_explanation(storage), as_json=as_json))
+    elif path:
         click.echo(_explanation_text(path, explain(loaded, resolved, path), as_json=as_json))
     elif as_json:
         click.echo(resolved.to_json().rstrip())
@@ -114,23 +127,8 @@ def plan(
         click.echo(plan_text(resolved, actions(layout_of(storage), resolved.name, checked.keys)))
         for note in checked.notes:
             click.echo(note)
-        _refuse_misfits(resolved)
-
-
-def _refuse_misfits(resolved: Plan) -> None:
-    """Refuses a plan that can't fit where it is to run, as far as that is known without asking."""
-    from jobs.plan.demand import demands
-    from jobs.plan.fit import pods, refuse_misfits, share
-
-    profile = current_profile()
-    if profile and profile.spec.kubernetes:
-        nodes = pods(profile.spec.kubernetes.workers)
-        wanted = demands(resolved, lambda processes: share(nodes, processes))
-        refuse_misfits(wanted, nodes, f"the worker pods of {profile.place('kubernetes.workers')}")
-    elif not (profile and profile.spec.address):
-        from cluster.local import this_machine
-
-        refuse_misfits(demands(resolved), (this_machine(),), "this machine")
+        for note in refuse_where_it_runs(resolved, address):
+            click.echo(note)
 
 
 def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:
@@ -183,17 +181,18 @@ _run_name = click.argument("run", default="", metavar="[RUN]")
 @storage_option
 @profile_option
 @address_option
+@backend_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(run: str, storage: str, address: str | None, as_json: bool) -> None:
+def status(run: str, storage: str, address: str | None, backend: str | None, as_json: bool) -> None:
     """Show how a run stands. RUN is an id, a name, name/id or a folder; else the newest run.
 
-    With --address, RUN is the id or name of a submitted job, as in `logs` and `stop`.
+    With --address or --backend, RUN is the id or name of a submitted job, as in `logs` and `stop`.
     """
     from jobs.view.status import as_json as status_json
     from jobs.view.status import render_status
 
-    if address:
-        show_status(needed_address(address), run)
+    if there := elsewhere(address, backend):
+        there.status(run)
         return
     layout = _run_layout(run, storage)
     click.echo(status_json(layout) if as_json else render_status(layout))
@@ -207,6 +206,7 @@ def status(run: str, storage: str, address: str | None, as_json: bool) -> None:
 @click.option("--attempt", type=int, help="The attempt to show; the newest by default.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
 @address_option
+@backend_option
 def logs(
     run: str,
     stage: str | None,
@@ -214,12 +214,13 @@ def logs(
     attempt: int | None,
     follow: bool,
     address: str | None,
+    backend: str | None,
 ) -> None:
     """Show what a run logged, or one STAGE of it. RUN is as in `status`; else the newest run."""
     from jobs.view.logs import print_logs
 
-    if address:
-        show_logs(needed_address(address), run, follow=follow)
+    if there := elsewhere(address, backend):
+        there.logs(run, follow=follow)
         return
 
     layout = _run_layout(run, storage)
@@ -232,12 +233,13 @@ def logs(
 @profile_option
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end.")
 @address_option
-def stop(run: str, storage: str, no_wait: bool, address: str | None) -> None:
+@backend_option
+def stop(run: str, storage: str, no_wait: bool, address: str | None, backend: str | None) -> None:
     """Ask a run to stop. Training commits a checkpoint first, a service ends its answers."""
     from jobs.service import stop as stop_run
 
-    if address:
-        stop_job(needed_address(address), run, wait=not no_wait)
+    if there := elsewhere(address, backend):
+        there.stop(run, wait=not no_wait)
         return
 
     status = stop_run(_run_layout(run, storage), wait=not no_wait)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from jobs.errors import ClusterError, ExitCode, Interrupted
+from jobs.elsewhere import OnKubernetes, follow_job, on_kubernetes
+from jobs.errors import ClusterError, ExitCode
 from jobs.options import (
     address_option,
+    backend_option,
     current_profile,
     layout_of,
     needed_address,
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from jobs.load.site_profile import LoadedProfile
 
 _BEGIN_S = 120.0
-_TELL_EVERY_S = 10.0
-_LEAST_WAIT_S = 60.0
 
 
 @click.command()
@@ -49,6 +47,7 @@ _LEAST_WAIT_S = 60.0
 )
 @click.option("--no-working-dir", is_flag=True, help="Send no files.")
 @ship_code_option
+@backend_option
 @click.option("--follow", "-f", is_flag=True, help="Show what the driver says until the end.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until the driver has begun.")
 def submit(
@@ -59,14 +58,19 @@ def submit(
     working_dir: str | None,
     no_working_dir: bool,
     ship_code: bool,
+    backend: str | None,
     follow: bool,
     no_wait: bool,
 ) -> None:
-    """Run SPEC on a cluster that is running, by its Jobs API.
+    """Run SPEC on a cluster that is running, by its Jobs API; or on pods of its own, by KubeRay.
 
     The same command again goes on with a job that ended before its time, and attaches to one that
-    is still active.
+    is still active. Without --backend it is kuberay where the profile has a section kubernetes and
+    no address is named.
     """
+    if on_kubernetes(address, backend):
+        OnKubernetes.of_profile().submit(spec, overrides, storage, follow=follow)
+        return
     from cluster.ray_jobs import RayJobs, entrypoint, metadata
     from cluster.runtime_env import stays_here, submitted_env
     from jobs.spec.fields import duration_s
@@ -92,7 +96,7 @@ def submit(
             jobs.submit(job_id, command, environment, metadata(plan.name, what))
     click.echo(f"{job_id}: {'submitted' if is_new else 'active already, with the same content'}")
     if follow:
-        raise SystemExit(_follow(jobs, job_id))
+        raise SystemExit(follow_job(jobs, job_id))
     if not no_wait:
         _show_beginning(jobs, job_id)
     click.echo(_next_commands(job_id, url))
@@ -137,12 +141,6 @@ def _next_commands(job_id: str, url: str) -> str:
     return f"next:\n  raysmith logs -f {where}\n  raysmith status {where}\n  raysmith stop {where}"
 
 
-def _follow(jobs: RayJobs, job_id: str) -> int:
-    job = jobs.follow(job_id, click.echo)
-    click.echo(f"{job.id}: {job.state.lower()}")
-    return job.own_exit_code
-
-
 @click.command(hidden=True)
 def drive() -> None:
     """Run the job that was sent to this process. The cluster starts it, not a person."""
@@ -182,80 +180,3 @@ def doctor(storage: str, address: str | None, as_json: bool, here: bool) -> None
     if found and found.startswith(("http://", "https://")):
         raise SystemExit(send(found.rstrip("/"), storage, as_json=as_json))
     raise SystemExit(diagnose("auto" if here else found, storage, as_json=as_json))
-
-
-def show_status(address: str, job_name: str) -> None:
-    """Prints how a submitted job stands; where its storage is reached from here, its stages too."""
-    from cluster.ray_jobs import RayJobs, run_folder
-    from jobs.view.status import duration, render_status
-    from storage.layout import RunLayout
-
-    jobs = RayJobs(address)
-    job = jobs.named(job_name)
-    folder = run_folder(jobs.log(job.id)) if job.state != "PENDING" else None
-    end_s = job.ended_s or time.time()
-    lines = [f"{job.id}: {job.state.lower()}"]
-    if job.started_s:
-        lines.append(f"driver: {duration(end_s - job.started_s)}")
-    if job.message and (job.state == "PENDING" or not folder):
-        lines.append(job.message)
-    click.echo("\n".join(lines))
-    if folder and RunLayout(Path(folder)).status.is_file():
-        click.echo(render_status(RunLayout(Path(folder))))
-    elif folder:
-        click.echo(f"folder: {folder} (not reached from here)\n{_last_lines(jobs, job)}")
-
-
-def _last_lines(jobs: RayJobs, job: Job) -> str:
-    return "\n".join(jobs.log(job.id).rstrip().splitlines()[-5:])
-
-
-def show_logs(address: str, job_name: str, *, follow: bool) -> None:
-    """Prints what the driver of a submitted job says."""
-    from cluster.ray_jobs import RayJobs
-
-    jobs = RayJobs(address)
-    job = jobs.named(job_name)
-    if follow:
-        raise SystemExit(_follow(jobs, job.id))
-    click.echo(jobs.log(job.id))
-
-
-def stop_job(address: str, job_name: str, *, wait: bool) -> None:
-    """Stops a submitted job: training commits a checkpoint first.
-
-    Raises:
-        ClusterError: if it has not ended in time.
-    """
-    from cluster.ray_jobs import RayJobs
-    from jobs.spec.fields import duration_s
-
-    jobs = RayJobs(address)
-    job = jobs.named(job_name)
-    if job.is_final:
-        click.echo(f"{job.id}: {job.state.lower()} already")
-        return
-    jobs.stop(job.id)
-    if not wait:
-        click.echo(f"{job.id}: asked to stop")
-        return
-    profile = current_profile()
-    limit_s = duration_s(profile.spec.stop_grace if profile else "120s") + _LEAST_WAIT_S
-    told_s = 0.0
-
-    def tell(waited_s: float) -> None:
-        nonlocal told_s
-        if waited_s > limit_s:
-            raise ClusterError(
-                f"{job.id} has not ended within {limit_s:.0f} s", f"see {address} for its state"
-            )
-        if waited_s - told_s >= _TELL_EVERY_S:
-            told_s = waited_s
-            click.echo(f"stopping: {waited_s:.0f} s", err=True)
-
-    try:
-        ended = jobs.ended(job.id, tell)
-    except KeyboardInterrupt as error:
-        raise Interrupted(f"{job.id} goes on stopping", "see `raysmith status`") from error
-    click.echo(f"{ended.id}: {ended.state.lower()}; the same submit goes on from its checkpoint")
-    sys.stdout.flush()

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from jobs.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
     from jobs.load.loaded import LoadedSpec
     from jobs.load.site_profile import LoadedProfile
+    from jobs.plan.explain import Explanation
     from jobs.plan.resolve import Plan
     from storage.layout import Layout
 
@@ -46,6 +48,20 @@ def _storage_root(ctx: click.Context, _: click.Parameter, storage: str | None) -
     return storage or (profile and profile.spec.storage) or DEFAULT_STORAGE
 
 
+def storage_explanation(storage: str) -> Explanation:
+    """Where the storage comes from: the command line, the profile, or nowhere."""
+    from jobs.plan.explain import Explanation
+
+    context, profile = click.get_current_context(), current_profile()
+    if context.get_parameter_source("storage") is ParameterSource.COMMANDLINE:
+        return Explanation(storage, "set", "--storage", None, "--storage")
+    if profile and profile.spec.storage:
+        place = profile.positions.of(("storage",))
+        origin = f"{place.file}:{place.line}"
+        return Explanation(storage, "profile", place.file, place.line, origin)
+    return Explanation(storage, "default", None, None, "default")
+
+
 profile_option = click.option(
     "--profile",
     metavar="NAME",
@@ -70,6 +86,11 @@ address_option = click.option(
 )
 
 
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["ray", "kuberay"]),
+    help="ray: a running cluster's Jobs API. kuberay: Kubernetes, as the profile says.",
+)
 ship_code_option = click.option(
     "--ship-code",
     is_flag=True,

@@ -16,7 +16,7 @@ from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.sweep import SweepSpec
 
-Layer = Literal["default", "spec", "set", "derived"]
+Layer = Literal["default", "profile", "spec", "set", "derived"]
 
 
 @dataclass(frozen=True)
