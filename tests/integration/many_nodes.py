@@ -51,7 +51,7 @@ class Run:
         records = [json.loads(line) for line in log.read_text().splitlines()]
         return {r["global_step"]: r["loss"] for r in records if "loss" in r}
 
-    def wait_for(self, condition: Callable[[], Any], timeout_s: float = 150) -> None:
+    def wait_for(self, condition: Callable[[], Any], timeout_s: float = 300) -> None:
         """Waits until a condition holds, while the run goes on."""
         deadline = time.monotonic() + timeout_s
         while not condition():
@@ -61,7 +61,7 @@ class Run:
 
     def finish(self, code: int | None = 0) -> str:
         """Waits for the end; returns what was printed."""
-        output, _ = self.process.communicate(timeout=200)
+        output, _ = self.process.communicate(timeout=360)
         assert code is None or self.process.returncode == code, output
         return output
 
@@ -69,4 +69,4 @@ class Run:
         """Ends the run if it still goes on."""
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait()
+            self.process.communicate()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.many_nodes import Run
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 _MEMORY = 150 * 2**20
 Start = Callable[..., Run]
@@ -66,11 +66,19 @@ stages:
         run.kill()
 
 
-def test_two_jobs_share_a_cluster_that_holds_one_at_a_time(start: Start) -> None:
+def test_two_jobs_that_fit_run_side_by_side(start: Start) -> None:
     first, second = (start(name, "{workers: 2, cpus_per_worker: 1}") for name in ("one", "two"))
+    first.finish()
+    second.finish()
+    assert not first.events("waiting") + second.events("waiting")
+    assert first.losses() == second.losses()
+
+
+def test_of_two_jobs_that_do_not_fit_one_waits_and_says_for_what(start: Start) -> None:
+    first, second = (start(name, "{workers: 3, cpus_per_worker: 1}") for name in ("left", "right"))
     told = first.finish() + second.finish()
     (waited,) = [run for run in (first, second) if run.events("waiting")]
-    other = "two" if waited is first else "one"
+    other = "right" if waited is first else "left"
     reason = waited.events("waiting")[0]["reason"]
     assert reason.startswith(f"3 CPUs: 3 of 4 in use by {other}/")
     assert len(waited.events("placed")) == 1
@@ -78,10 +86,30 @@ def test_two_jobs_share_a_cluster_that_holds_one_at_a_time(start: Start) -> None
     assert first.losses() == second.losses()
 
 
+def test_a_lost_node_is_waited_for_and_training_goes_on_from_its_checkpoint(
+    start: Start, cluster: Any
+) -> None:
+    undisturbed = start("calm", "{workers: 3, cpus_per_worker: 1}", steps=150)
+    undisturbed.finish()
+    run = start("shaken", "{workers: 3, cpus_per_worker: 1}", steps=150)
+    run.wait_for(lambda: run.steps() >= 5)
+    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+    run.wait_for(lambda: run.events("waiting"))
+    assert run.events("retry")[0]["reason"] == "node_lost"
+    assert "3 CPUs" in run.events("waiting")[0]["reason"]
+    cluster.add_node(num_cpus=2, object_store_memory=_MEMORY)
+    told = run.finish()
+    assert "retrying: node_lost: the cluster lost" in told
+    (resumed,) = run.events("resumed")
+    assert resumed["step"] >= 2
+    # The same workers on other nodes: the same numbers.
+    assert run.losses() == undisturbed.losses()
+
+
 def test_what_can_not_fit_is_refused_with_numbers(start: Start) -> None:
     began = time.monotonic()
     told = start("large", "{workers: 2, cpus_per_worker: 4}").finish(3)
-    assert "wants 9 CPUs of 4 that there are" in told
+    assert "wants 8 CPUs of 4 that there are" in told
     assert "the largest of 3 nodes has 2 CPU" in told
     assert "stages.sft.resources.workers, stages.sft.resources.cpus_per_worker" in told
     assert time.monotonic() - began < 60

@@ -110,7 +110,7 @@ class Stream:
             batch_size=1,
             fn_args=(self.segments, self.folder),
             num_cpus=0,
-            concurrency=_LOADED_AT_ONCE,
+            compute=ray.data.TaskPoolStrategy(_LOADED_AT_ONCE),
         )
         cut = loaded.repartition(target_num_rows_per_block=self.rows_per_block, strict=True)
         # `repartition` takes no resources, though its operator does.
