@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.capacity import refuse_where_it_runs
 from jobs.cluster_cli import doctor, drive, submit
 from jobs.elsewhere import elsewhere
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
@@ -120,6 +119,7 @@ def plan(
     elif as_json:
         click.echo(resolved.to_json().rstrip())
     else:
+        from jobs.capacity import refuse_where_it_runs
         from jobs.record import actions
         from workloads.check import check
 

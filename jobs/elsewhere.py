@@ -10,7 +10,6 @@ import click
 
 from jobs.errors import ClusterError, Interrupted, UserError
 from jobs.options import current_profile, needed_address, resolve_job
-from jobs.spec.fields import duration_s
 
 if TYPE_CHECKING:
     from cluster.ray_jobs import Job, RayJobs
@@ -56,6 +55,8 @@ def on_kubernetes(address: str | None, backend: str | None) -> bool:
 
 
 def _grace_s() -> float:
+    from jobs.spec.fields import duration_s
+
     profile = current_profile()
     return duration_s(profile.spec.stop_grace if profile else _STOP_GRACE)
 
