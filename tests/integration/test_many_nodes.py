@@ -89,9 +89,9 @@ def test_of_two_jobs_that_do_not_fit_one_waits_and_says_for_what(start: Start) -
 def test_a_lost_node_is_waited_for_and_training_goes_on_from_its_checkpoint(
     start: Start, cluster: Any
 ) -> None:
-    undisturbed = start("calm", "{workers: 3, cpus_per_worker: 1}", steps=150)
+    undisturbed = start("calm", "{workers: 3, cpus_per_worker: 1}", steps=40)
     undisturbed.finish()
-    run = start("shaken", "{workers: 3, cpus_per_worker: 1}", steps=150)
+    run = start("shaken", "{workers: 3, cpus_per_worker: 1}", steps=40)
     run.wait_for(lambda: run.steps() >= 5)
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
     run.wait_for(lambda: run.events("waiting"))

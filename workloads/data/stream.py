@@ -113,8 +113,10 @@ class Stream:
             compute=ray.data.TaskPoolStrategy(_LOADED_AT_ONCE),
         )
         cut = loaded.repartition(target_num_rows_per_block=self.rows_per_block, strict=True)
-        # `repartition` takes no resources, though its operator does.
-        cut._logical_plan.dag.ray_remote_args["num_cpus"] = 0
+        # `repartition` has no arguments for these, though its operator has.
+        operator = cut._logical_plan.dag
+        operator.ray_remote_args["num_cpus"] = 0
+        operator.compute.size = _LOADED_AT_ONCE
         return cut
 
     def part(self, rank: int, workers: int) -> Part:
