@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 
-_LOADED_AT_ONCE = 2
-"""Segments: one that is being cut into blocks, and the next."""
+_AT_ONCE = 1
+"""Tasks that load segments, and that cut them into blocks: while one is cut, the next is loaded."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,13 @@ class Stream:
             batch_size=1,
             fn_args=(self.segments, self.folder),
             num_cpus=0,
-            compute=ray.data.TaskPoolStrategy(_LOADED_AT_ONCE),
+            compute=ray.data.TaskPoolStrategy(_AT_ONCE),
         )
         cut = loaded.repartition(target_num_rows_per_block=self.rows_per_block, strict=True)
         # `repartition` has no arguments for these, though its operator has.
         operator = cut._logical_plan.dag
         operator.ray_remote_args["num_cpus"] = 0
-        operator.compute.size = _LOADED_AT_ONCE
+        operator.compute.size = _AT_ONCE
         return cut
 
     def part(self, rank: int, workers: int) -> Part:
