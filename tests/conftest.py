@@ -40,7 +40,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def save_llama() -> SaveLlama:
     """Saves a Llama model of 350,000 random weights with a tokenizer; other settings by name."""
-    return _save_llama
+    return write_llama
 
 
 @pytest.fixture(scope="session")
@@ -51,11 +51,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, save_llama: SaveLlama) 
     # On a model this small, threads cost more than they gain.
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("tiny-model")
-    save_llama(folder, _tokenizer(), vocab_size=VOCABULARY)
+    save_llama(folder, make_tokenizer(), vocab_size=VOCABULARY)
     return folder
 
 
-def _save_llama(folder: Path, tokenizer: PreTrainedTokenizerFast, **settings: Any) -> None:
+def write_llama(folder: Path, tokenizer: PreTrainedTokenizerFast, **settings: Any) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -86,7 +86,7 @@ def tiny_tokenizer(tiny_model: Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(tiny_model)
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
