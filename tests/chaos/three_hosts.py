@@ -3,9 +3,9 @@
     python -m tests.chaos.three_hosts [--cut 60] [--model FOLDER]
 
 Each host is a network namespace with an address of its own on a bridge. Ray is started on each, a
-job trains with three workers on them, and the second host, which has one of the workers, loses its
-link for a while. Once healed, Ray is started there again, as a supervisor would do. What is left
-holds the three workers. Prints what happened when; exits with 1 unless the job ends well.
+job trains with three workers on them, and a host that has one of the workers, and not the driver,
+loses its link for a while. Once healed, Ray is started there again, as a supervisor would do. What
+is left holds the three workers. Prints what happened when; exits with 1 unless the job ends well.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from typing import Any
 
 from cluster import guardian
 
-CPUS = (2, 1, 2)
-"""Of each host. Without the second, three workers still fit."""
-CUT = 2
-"""The host that is cut off."""
+CPUS = (2, 2, 2)
+"""Of each host. Without one, three workers still fit."""
 STEPS = 120
 _PORT = 6379
+_LOSSES = ("nodes_lost", "retry")
 _TOLD = ("nodes_lost", "workers_ended", "retry", "waiting", "placed", "resumed")
 _RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats"]
 
@@ -65,7 +64,7 @@ class Hosts:
     @property
     def address(self) -> str:
         """Ray's address, which the hosts reach."""
-        return f"{_address(1)}:{_PORT}"
+        return f"{address(1)}:{_PORT}"
 
     def make(self) -> None:
         """Makes the bridge, the hosts and their links."""
@@ -78,7 +77,7 @@ class Hosts:
             _ip("link", "set", link, "master", self.name)
             _ip("link", "set", link, "up")
             inside = ["netns", "exec", space, "ip"]
-            _ip(*inside, "addr", "add", f"{_address(host)}/24", "dev", "eth0")
+            _ip(*inside, "addr", "add", f"{address(host)}/24", "dev", "eth0")
             for device in ("eth0", "lo"):
                 _ip(*inside, "link", "set", device, "up")
 
@@ -96,7 +95,7 @@ class Hosts:
         if host != 1:
             where = [f"--address={self.address}"]
         command = [
-            *_RAY, *where, f"--node-ip-address={_address(host)}", f"--num-cpus={CPUS[host - 1]}",
+            *_RAY, *where, f"--node-ip-address={address(host)}", f"--num-cpus={CPUS[host - 1]}",
             "--object-store-memory=150000000",
         ]  # fmt: skip
         done = subprocess.run(
@@ -112,6 +111,14 @@ class Hosts:
     def on(self, host: int, command: Sequence[str]) -> list[str]:
         """A command as it runs on a host."""
         return ["ip", "netns", "exec", self._space(host), *command]
+
+    def trains(self, host: int) -> bool:
+        """Whether a host has a train worker."""
+        done = subprocess.run(
+            ["ip", "netns", "pids", self._space(host)], capture_output=True, text=True, check=True
+        )
+        files = [Path("/proc", pid, "cmdline") for pid in done.stdout.split()]
+        return any(b"RayTrainWorker" in file.read_bytes() for file in files if file.exists())
 
     def link(self, host: int, state: str) -> None:
         """Takes a host's link `down`, or `up` again."""
@@ -153,6 +160,8 @@ class Story:
     code: int
     output: str
     events: list[dict[str, Any]]
+    victim: str
+    """The address of the host that was cut off."""
     times: dict[str, float] = field(default_factory=dict)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
@@ -196,39 +205,48 @@ stages:
 
 
 def _cut(hosts: Hosts, run: subprocess.Popen[str], storage: Path, cut_s: float) -> Story:
-    times: dict[str, float] = {}
     while _step(storage) < STEPS // 6:
         if run.poll() is not None:
             raise RuntimeError(f"the run ended before it was disturbed: {run.communicate()[0]}")
         time.sleep(0.2)
-    before = _step(storage)
-    hosts.link(CUT, "down")
-    began = time.monotonic()
-    while time.monotonic() < began + cut_s:
-        _note(times, storage, began, before)
-        time.sleep(0.2)
-    hosts.link(CUT, "up")
-    times["healed"] = time.monotonic() - began
-    restarted = False
+    victim = next(host for host in (2, 3) if hosts.trains(host))
+    hosts.link(victim, "down")
+    watch, healed, restarted = _Watch(storage), time.monotonic() + cut_s, False
     while run.poll() is None:
-        _note(times, storage, began, before)
-        if "noticed" in times and not restarted:
-            hosts.start_ray(CUT)
+        watch.look()
+        if time.monotonic() >= healed and "healed" not in watch.times:
+            hosts.link(victim, "up")
+            watch.note("healed")
+        if {"healed", "noticed"} <= watch.times.keys() and not restarted:
+            hosts.start_ray(victim)
             restarted = True
         time.sleep(0.2)
-    times["ended"] = time.monotonic() - began
+    watch.note("ended")
     output, _ = run.communicate()
-    return Story(run.returncode, output, _events(storage), times)
+    return Story(run.returncode, output, _events(storage), address(victim), watch.times)
 
 
-def _note(times: dict[str, float], storage: Path, began: float, before: int) -> None:
-    """Writes down when the loss was noticed, and when the first new step was made after it."""
-    now = time.monotonic() - began
-    lost = [event for event in _events(storage) if event["event"] in ("nodes_lost", "retry")]
-    if lost:
-        times.setdefault("noticed", now)
-    if _step(storage) > before + 1:
-        times.setdefault("next step", now)
+class _Watch:
+    """Writes down when a loss was noticed, and when the first new step was made after it."""
+
+    def __init__(self, storage: Path) -> None:
+        self._storage = storage
+        self._began = time.monotonic()
+        self._stood = 0
+        self.times: dict[str, float] = {}
+
+    def note(self, what: str) -> None:
+        """Writes down that something happened."""
+        self.times.setdefault(what, time.monotonic() - self._began)
+
+    def look(self) -> None:
+        """Sees what has happened."""
+        lost = [event for event in _events(self._storage) if event["event"] in _LOSSES]
+        if lost and "noticed" not in self.times:
+            self.note("noticed")
+            self._stood = _step(self._storage)
+        elif "noticed" in self.times and _step(self._storage) > self._stood:
+            self.note("next step")
 
 
 def _events(storage: Path) -> list[dict[str, Any]]:
@@ -245,7 +263,8 @@ def _step(storage: Path) -> int:
     return max((json.loads(line).get("global_step", 0) for line in lines), default=0)
 
 
-def _address(host: int) -> str:
+def address(host: int) -> str:
+    """The address of a host."""
     return f"10.77.0.{host}"
 
 
@@ -272,6 +291,7 @@ def main() -> int:
             hosts, arguments.model or str(folder / "model"), folder, arguments.cut
         )
     print(story.output)
+    print(f"{story.victim} was cut off")
     for what, seconds in sorted(story.times.items(), key=lambda item: item[1]):
         print(f"{seconds:7.1f} s after the cut: {what}")
     for event in story.events:
