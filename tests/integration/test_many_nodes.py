@@ -74,36 +74,32 @@ def test_two_jobs_that_fit_run_side_by_side(start: Start) -> None:
     assert first.losses() == second.losses()
 
 
-def test_of_two_jobs_that_do_not_fit_one_waits_and_says_for_what(start: Start) -> None:
-    first, second = (start(name, "{workers: 3, cpus_per_worker: 1}") for name in ("left", "right"))
-    told = first.finish() + second.finish()
-    (waited,) = [run for run in (first, second) if run.events("waiting")]
-    other = "right" if waited is first else "left"
-    reason = waited.events("waiting")[0]["reason"]
-    assert reason.startswith(f"3 CPUs: 3 of 4 in use by {other}/")
-    assert len(waited.events("placed")) == 1
-    assert f"waiting for {reason}" in told
-    assert first.losses() == second.losses()
-
-
-def test_a_lost_node_is_waited_for_and_training_goes_on_from_its_checkpoint(
+def test_jobs_that_do_not_fit_together_wait_and_one_outlives_a_lost_node(
     start: Start, cluster: Any
 ) -> None:
-    undisturbed = start("calm", "{workers: 3, cpus_per_worker: 1}", steps=40)
-    undisturbed.finish()
-    run = start("shaken", "{workers: 3, cpus_per_worker: 1}", steps=40)
-    run.wait_for(lambda: run.steps() >= 5)
+    first, second = (
+        start(name, "{workers: 3, cpus_per_worker: 1}", steps=40) for name in ("left", "right")
+    )
+    runs = (first, second)
+    first.wait_for(lambda: any(run.steps() >= 5 for run in runs))
+    (waiting,) = [run for run in runs if run.events("waiting")]
+    (trains,) = [run for run in runs if run is not waiting]
+    reason = waiting.events("waiting")[0]["reason"]
+    assert reason.startswith("3 CPUs: 3 of 4 in use by ")
+    trains.finish()
+    waiting.wait_for(lambda: waiting.steps() >= 5)
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
-    run.wait_for(lambda: run.events("waiting"))
-    assert run.events("retry")[0]["reason"] == "node_lost"
-    assert "3 CPUs" in run.events("waiting")[0]["reason"]
+    waiting.wait_for(lambda: waiting.events("retry"))
+    assert waiting.events("retry")[0]["reason"] == "node_lost"
+    waiting.wait_for(lambda: len(waiting.events("waiting")) > 1)
     cluster.add_node(num_cpus=2, object_store_memory=_MEMORY)
-    told = run.finish()
+    told = waiting.finish()
+    assert f"waiting for {reason}" in told
     assert "retrying: node_lost: the cluster lost" in told
-    (resumed,) = run.events("resumed")
+    (resumed,) = waiting.events("resumed")
     assert resumed["step"] >= 2
     # The same workers on other nodes: the same numbers.
-    assert run.losses() == undisturbed.losses()
+    assert waiting.losses() == trains.losses()
 
 
 def test_what_can_not_fit_is_refused_with_numbers(start: Start) -> None:
