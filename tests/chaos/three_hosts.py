@@ -43,12 +43,18 @@ def why_not() -> str | None:
     if shutil.which("ip") is None:
         return "there is no `ip`: install iproute2"
     probe = f"rs{secrets.token_hex(3)}"
-    made = subprocess.run(
-        ["ip", "netns", "add", probe], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        return f"network namespaces can't be made: {made.stderr.strip()}"
-    _ip("netns", "del", probe)
+    try:
+        for command in (
+            ("netns", "add", probe),
+            ("link", "add", probe, "type", "bridge"),
+            ("link", "add", f"{probe}v", "type", "veth", "peer", "name", "eth0", "netns", probe),
+        ):
+            _ip(*command)
+    except subprocess.CalledProcessError as error:
+        return f"network namespaces can't be connected: {error.stderr.strip()}"
+    finally:
+        _ip("netns", "del", probe, check=False)
+        _ip("link", "del", probe, check=False)
     return None
 
 
