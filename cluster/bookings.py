@@ -79,14 +79,13 @@ def _in_use(
     demand: Demand, nodes: Sequence[Node], holders: Sequence[str], left: Sequence[Node] = ()
 ) -> str:
     """What a demand lacks, in numbers."""
-    wants = f"{demand.cpus} CPUs" + (f" and {demand.gpus:g} GPUs" if demand.gpus else "")
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     if not holders:
         there = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if demand.gpus else "")
-        return f"{wants} wanted, {there} on {len(nodes)} nodes now"
+        return f"{demand.total} wanted, {there} on {len(nodes)} nodes now"
     free_cpus = sum(node.cpus for node in left)
     used = f"{cpus - free_cpus:g} of {cpus:g}"
     if demand.gpus:
         free_gpus = sum(node.gpus for node in left)
         used += f", and {gpus - free_gpus:g} of {gpus:g} GPUs,"
-    return f"{wants}: {used} in use by {'; '.join(holders)}"
+    return f"{demand.total}: {used} in use by {'; '.join(holders)}"

@@ -51,8 +51,7 @@ class Places:
         A node that was lost counts until another takes its place: it may come back.
         """
         self.nodes()
-        makeable = _makeable()
-        return makeable if _size(makeable) > _size(self._most) else self._most
+        return _or_makeable(self._most)
 
     @contextmanager
     def room(self, demand: Demand, owner: str, tell: Tell) -> Iterator[None]:
@@ -97,7 +96,7 @@ class Places:
         group = placement_group([bundle for bundle in bundles if bundle], strategy="PACK")
         try:
             while not group.wait(_LOOK_EVERY_S):
-                tell(f"{_wanted(demand)}, which others use, or which nodes are to bring")
+                tell(f"{demand.total}, which others use, or which nodes are to bring")
                 self._request(demand, owner)
         finally:
             remove_placement_group(group)
@@ -113,8 +112,7 @@ class Places:
         import ray
         from ray.exceptions import RayError
 
-        alive, makeable = tuple(self.nodes().values()), _makeable()
-        nodes = makeable if _size(makeable) > _size(alive) else alive
+        nodes = _or_makeable(tuple(self.nodes().values()))
         try:
             answer = _bookings().request.remote(owner, demand, nodes)
             reason: str | None = ray.get(answer, timeout=_ANSWER_S)
@@ -181,10 +179,12 @@ def _makeable() -> tuple[Node, ...]:
     )
 
 
+def _or_makeable(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """These nodes, or those that an autoscaler may make where they are more."""
+    makeable = _makeable()
+    return makeable if _size(makeable) > _size(nodes) else nodes
+
+
 def _size(nodes: Iterable[Node]) -> tuple[float, float]:
     listed = tuple(nodes)
     return sum(node.gpus for node in listed), sum(node.cpus for node in listed)
-
-
-def _wanted(demand: Demand) -> str:
-    return f"{demand.cpus} CPUs" + (f" and {demand.gpus:g} GPUs" if demand.gpus else "")

@@ -28,7 +28,7 @@ _CHATTY = (
 _DIGEST, _RUN_NAME = "raysmith_digest", "job_name"
 _FINAL = ("STOPPED", "SUCCEEDED", "FAILED")
 
-_RUNS_IN = re.compile(r"^(?:.*\s)?run (?P<run>\S+/\S+) in (?P<folder>/.+)$", re.MULTILINE)
+_RUNS_IN = re.compile(r"^(?:.*\s)?run \S+/\S+ in (?P<folder>/.+)$", re.MULTILINE)
 """What the driver prints once it has begun."""
 
 _RAYS_OWN = re.compile(r"\S+ \S+\tINFO job_manager\.py:|Running entrypoint for job ")
@@ -215,7 +215,7 @@ class RayJobs:
         """Waits until the driver has said where the run lies, has ended, or the time is over.
 
         Returns:
-            How the job stands, and `name/run_id in folder` if the driver has said it.
+            How the job stands, and the run's folder if the driver has said it.
         """
         deadline = time.monotonic() + timeout_s
         while True:

@@ -23,6 +23,7 @@ from jobs.options import (
     set_option,
     ship_code_option,
     spec_argument,
+    stop_grace_s,
     storage_option,
 )
 
@@ -73,7 +74,6 @@ def submit(
         return
     from cluster.ray_jobs import RayJobs, entrypoint, metadata
     from cluster.runtime_env import stays_here, submitted_env
-    from jobs.spec.fields import duration_s
     from jobs.submission import check_files, checked_folder, digest, pack
 
     profile = current_profile()
@@ -83,7 +83,7 @@ def submit(
     folder = None if no_working_dir else checked_folder(working_dir)
     check_files(loaded, folder)
     url = needed_address(address)
-    grace_s = duration_s(profile.spec.stop_grace if profile else "120s")
+    grace_s = stop_grace_s()
     with tempfile.TemporaryDirectory(prefix="raysmith-") as scratch:
         packed = pack(Path(scratch), loaded, plan, profile, overrides, folder, ship_code=ship_code)
         excludes = stays_here(folder, Path(root)) if folder else []

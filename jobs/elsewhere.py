@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from jobs.errors import ClusterError, Interrupted, UserError
-from jobs.options import current_profile, needed_address, resolve_job
+from jobs.options import current_profile, needed_address, resolve_job, stop_grace_s
 
 if TYPE_CHECKING:
     from cluster.ray_jobs import Job, RayJobs
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _TELL_EVERY_S = 10.0
 _LEAST_WAIT_S = 60.0
-_STOP_GRACE = "120s"
 
 
 class Elsewhere(Protocol):
@@ -52,13 +51,6 @@ def on_kubernetes(address: str | None, backend: str | None) -> bool:
     profile = current_profile()
     spec = profile.spec if profile else None
     return not address and spec is not None and not spec.address and spec.kubernetes is not None
-
-
-def _grace_s() -> float:
-    from jobs.spec.fields import duration_s
-
-    profile = current_profile()
-    return duration_s(profile.spec.stop_grace if profile else _STOP_GRACE)
 
 
 class OnRay:
@@ -123,7 +115,7 @@ class _Patience:
 
     def __init__(self, job: Job, address: str) -> None:
         self._job, self._address = job, address
-        self._limit_s = _grace_s() + _LEAST_WAIT_S
+        self._limit_s = stop_grace_s() + _LEAST_WAIT_S
         self._told_s = 0.0
 
     def __call__(self, waited_s: float) -> None:
@@ -195,7 +187,7 @@ class OnKubernetes:
 
     def stop(self, name: str, *, wait: bool) -> None:
         """Stops a job and deletes its objects; its folder stays."""
-        grace_s = _grace_s() if wait else 0
+        grace_s = stop_grace_s() if wait else 0
         self._kubectl.stop(_object_name(name), grace_s, click.echo)
 
 

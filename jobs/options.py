@@ -98,6 +98,15 @@ ship_code_option = click.option(
 )
 
 
+def stop_grace_s() -> float:
+    """Seconds that a job has to stop: as the current profile says, else a profile's default."""
+    from jobs.spec.fields import duration_s
+    from jobs.spec.site_profile import ProfileSpec
+
+    profile = current_profile()
+    return duration_s((profile.spec if profile else ProfileSpec(version=1)).stop_grace)
+
+
 def layout_of(storage: str) -> Layout:
     """The layout of a storage."""
     from storage.layout import Layout
@@ -117,15 +126,10 @@ def resolve_job(
         SpecError: with everything that is wrong with the spec, or that the profile forbids.
     """
     from jobs.load.loader import load
-    from jobs.plan.policy import check_policy
-    from jobs.plan.resolve import resolve
+    from jobs.plan.policy import resolve_within
 
     loaded = load(spec, overrides)
-    profile = current_profile()
-    plan = resolve(loaded, storage, profile.spec.policy.deadline if profile else None)
-    if profile:
-        check_policy(loaded, plan, profile)
-    return loaded, plan
+    return loaded, resolve_within(loaded, storage, current_profile())
 
 
 def needed_address(address: str | None) -> str:

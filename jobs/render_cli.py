@@ -8,6 +8,7 @@ import click
 
 from jobs.errors import UserError
 from jobs.options import (
+    DEFAULT_STORAGE,
     current_profile,
     profile_option,
     resolve_job,
@@ -50,7 +51,7 @@ def render(
     if spec is None:
         found = documents.render_cluster(profile, str(cluster))
     else:
-        loaded, plan = resolve_job(spec, overrides, profile.spec.storage or "./runs")
+        loaded, plan = resolve_job(spec, overrides, profile.spec.storage or DEFAULT_STORAGE)
         found = documents.render(loaded, plan, profile)
     rules.check(found)
     click.echo(to_documents(found), nl=False)

@@ -23,8 +23,8 @@ from jobs.load.loaded import LoadedSpec
 from jobs.load.loader import load
 from jobs.load.site_profile import LoadedProfile, load_profile
 from jobs.load.tree import leaves
-from jobs.plan.policy import check_policy
-from jobs.plan.resolve import Plan, resolve
+from jobs.plan.policy import resolve_within
+from jobs.plan.resolve import Plan
 
 FOLDER = "raysmith_submission"
 """What the folder is called, there and here."""
@@ -104,12 +104,10 @@ def received() -> tuple[Submission, LoadedSpec, Plan]:
     environ = {**os.environ, **submission.environment}
     named = Path(submission.spec)
     loaded = load(folder / _SPEC, submission.overrides, environ, named=named)
-    if not submission.profile:
-        return submission, loaded, resolve(loaded, submission.storage)
-    profile = load_profile(str(folder / _PROFILE), environ, named=Path(submission.profile))
-    plan = resolve(loaded, submission.storage, profile.spec.policy.deadline)
-    check_policy(loaded, plan, profile)
-    return submission, loaded, plan
+    profile = None
+    if submission.profile:
+        profile = load_profile(str(folder / _PROFILE), environ, named=Path(submission.profile))
+    return submission, loaded, resolve_within(loaded, submission.storage, profile)
 
 
 def _check_code(submission: Submission) -> None:

@@ -62,6 +62,11 @@ class Demand:
         return sum(group.count * group.cpus for group in self.processes)
 
     @property
+    def total(self) -> str:
+        """CPUs and GPUs of all processes, in words."""
+        return f"{self.cpus} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
+
+    @property
     def workers(self) -> int:
         """Processes that compute: all but those that read data."""
         return sum(group.count for group in self.processes if group.role != DATA)

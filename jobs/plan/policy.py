@@ -9,7 +9,19 @@ from jobs.load.loaded import LoadedSpec
 from jobs.load.site_profile import LoadedProfile
 from jobs.load.tree import leaves
 from jobs.plan.demand import demands
-from jobs.plan.resolve import Plan
+from jobs.plan.resolve import Plan, resolve
+
+
+def resolve_within(loaded: LoadedSpec, storage: str, profile: LoadedProfile | None) -> Plan:
+    """The plan of a spec under a profile's policy.
+
+    Raises:
+        SpecError: with what `resolve` finds wrong, or with everything that the policy refuses.
+    """
+    plan = resolve(loaded, storage, profile.spec.policy.deadline if profile else None)
+    if profile:
+        check_policy(loaded, plan, profile)
+    return plan
 
 
 def check_policy(loaded: LoadedSpec, plan: Plan, profile: LoadedProfile) -> None:

@@ -115,7 +115,7 @@ def test_a_bug_says_that_it_is_one(spec: Path, monkeypatch: pytest.MonkeyPatch) 
     def fail(*args: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("jobs.plan.resolve.resolve", fail)
+    monkeypatch.setattr("jobs.plan.policy.resolve", fail)
     result = _run("plan", spec)
     assert isinstance(result.exception, ZeroDivisionError)
     assert result.exit_code == 1
@@ -126,6 +126,6 @@ def test_a_reader_that_has_enough_is_no_bug(spec: Path, monkeypatch: pytest.Monk
     def fail(*args: object) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr("jobs.plan.resolve.resolve", fail)
+    monkeypatch.setattr("jobs.plan.policy.resolve", fail)
     result = _run("plan", spec)
     assert (result.exit_code, result.stderr) == (1, "")
