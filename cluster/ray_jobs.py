@@ -129,16 +129,19 @@ class RayJobs:
 
     def find(self, job_id: str) -> Job | None:
         """The job of a submission id."""
-        return next((job for job in self._list() if job.id == job_id), None)
-
-    def _list(self) -> list[Job]:
         with self._told():
-            found = [_job(details) for details in self._client.list_jobs()]
-        return [job for job in found if job]
+            try:
+                return _job(self._client.get_job_info(job_id))
+            except RuntimeError as error:
+                if "status code 404" in str(error):
+                    return None
+                raise
 
     def all(self) -> list[Job]:
         """The jobs that run specs, the newest first."""
-        ours = [job for job in self._list() if job.digest]
+        with self._told():
+            found = [_job(details) for details in self._client.list_jobs()]
+        ours = [job for job in found if job and job.digest]
         return sorted(ours, key=lambda job: job.started_s or float("inf"), reverse=True)
 
     def named(self, text: str) -> Job:

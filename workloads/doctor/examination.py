@@ -58,9 +58,13 @@ def examine(storage_root: str) -> Iterator[Finding]:
     """
     found = nodes()
     yield resources(found)
+    answers: dict[str, NodeFacts | str] = {}
+    for with_gpus in (False, True):
+        if alike := [node for node in found if (node.gpus > 0) is with_gpus]:
+            answers |= _on_nodes(alike, partial(facts, with_gpus))
     told: dict[str, NodeFacts] = {}
     for node in found:
-        answer = _on_nodes([node], partial(facts, node.gpus > 0))[node.id]
+        answer = answers[node.id]
         if isinstance(answer, NodeFacts):
             told[node.id] = answer
         else:

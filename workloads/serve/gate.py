@@ -46,8 +46,7 @@ class Backend(Protocol):
     def models(self) -> tuple[str, ...]:
         """The names that clients may ask for, the model's own first."""
 
-    @property
-    def is_ready(self) -> bool:
+    async def ready(self) -> bool:
         """Whether a replica is there to answer."""
 
     def ask(self, call: Call) -> AbstractAsyncContextManager[AsyncIterator[Head | bytes]]:
@@ -121,7 +120,10 @@ class Gate:
         await send_whole(send, 200, page.body, content_type=page.type, headers=page.headers)
 
     async def _health(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        status = "draining" if self.is_draining else "ok" if self.backend.is_ready else "starting"
+        if self.is_draining:
+            status = "draining"
+        else:
+            status = "ok" if await self.backend.ready() else "starting"
         await send_whole(send, 200 if status == "ok" else 503, _json({"status": status}))
 
     async def _metrics(self, _scope: Scope, _receive: Receive, send: Send) -> None:

@@ -64,10 +64,9 @@ class Releases:
         """See `gate.Backend`."""
         return self._serving.release.models
 
-    @property
-    def is_ready(self) -> bool:
+    async def ready(self) -> bool:
         """See `gate.Backend`."""
-        return self._current is not None and self._current.replicas.is_ready
+        return self._current is not None and await self._current.replicas.ready()
 
     @property
     def _serving(self) -> _Standing:
@@ -107,7 +106,7 @@ class Releases:
         return await self._serving.replicas.metrics()
 
     async def watch(self) -> None:
-        """Keeps `is_ready` true to what is there."""
+        """Keeps up with which replicas are there."""
         while True:
             await asyncio.sleep(WATCH_S)
             await self._serving.replicas.look()

@@ -85,6 +85,7 @@ class Replicas:
     ongoing: int = 0
     is_ready: bool = True
     _ending: set[asyncio.Task[None]] = field(default_factory=set)
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @asynccontextmanager
     async def ask(self, call: Call) -> AsyncIterator[AsyncIterator[Head | bytes]]:
@@ -119,8 +120,19 @@ class Replicas:
             await self.look()
             await asyncio.sleep(WATCH_S)
 
+    async def ready(self) -> bool:
+        """See `gate.Backend`."""
+        if not self.is_ready:
+            # Serve may have started one since the last look.
+            await self.look()
+        return self.is_ready
+
     async def look(self) -> None:
         """Brings `is_ready` up to date."""
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         from ray.exceptions import RayError
         from ray.serve.exceptions import RayServeException
 

@@ -112,6 +112,15 @@ def test_replicas_are_ready_as_serve_says(
     assert replicas.is_ready is after
 
 
+def test_who_asks_before_the_next_look_gets_a_look_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = SimpleNamespace(replica_states={"RUNNING": 1})
+    details = SimpleNamespace(deployments={"replica": running})
+    monkeypatch.setattr("workloads.serve.replicas.status", lambda _: details)
+    assert asyncio.run(Replicas("bot", None, Inbox(), ("bot",), is_ready=False).ready())
+
+
 def test_replicas_stay_what_they_were_while_serve_says_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

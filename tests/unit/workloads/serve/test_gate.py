@@ -25,7 +25,6 @@ class Echo:
     """A backend that answers with what it was asked, and counts what is under way."""
 
     models = ("m", "adapter")
-    is_ready = True
 
     def __init__(self, *, stream: bool = False, fail: Refusal | None = None) -> None:
         self.calls: list[Call] = []
@@ -53,6 +52,9 @@ class Echo:
             await self.hold.wait()
         if self._fail:
             raise self._fail
+
+    async def ready(self) -> bool:
+        return True
 
     async def metrics(self) -> list[str]:
         return ["# TYPE vllm_tokens counter\nvllm_tokens_total 7\n"] * 2
