@@ -26,6 +26,8 @@ _ENVIRONMENT = driver.ENVIRONMENT | {
     # Actors that wait and need no core are many here; Ray would warn of more than the cores.
     "RAY_worker_maximum_startup_concurrency": "64",
     "PYTHONSAFEPATH": "1",
+    # Nobody takes this machine away, and the watch for it is a process of its own.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 

@@ -6,6 +6,7 @@ All of it can be read by whoever reaches the cluster's dashboard, so no secret i
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 from cluster import driver
 from cluster.fingerprint import PACKAGES, folders
 from jobs.errors import UserError
+from jobs.masking import SECRETS_VARIABLE
 
 _IN_THE_WAY = tuple(name for package in PACKAGES for name in (package, f"{package}.py"))
 
 
 def attached_env() -> dict[str, Any]:
     """The runtime environment of a driver that connects to a cluster from outside."""
-    return {"py_modules": _modules(), "env_vars": {"PYTHONSAFEPATH": "1"}}
+    variables = {name: os.environ[name] for name in (SECRETS_VARIABLE,) if name in os.environ}
+    return {"py_modules": _modules(), "env_vars": {**variables, "PYTHONSAFEPATH": "1"}}
 
 
 def stays_here(working_dir: Path, storage: Path) -> list[str]:

@@ -12,6 +12,7 @@ import click
 
 from jobs.elsewhere import OnKubernetes, follow_job, on_kubernetes
 from jobs.errors import ClusterError, ExitCode
+from jobs.masking import SECRETS_VARIABLE, secret_names
 from jobs.options import (
     address_option,
     backend_option,
@@ -87,7 +88,9 @@ def submit(
     with tempfile.TemporaryDirectory(prefix="raysmith-") as scratch:
         packed = pack(Path(scratch), loaded, plan, profile, overrides, folder, ship_code=ship_code)
         excludes = stays_here(folder, Path(root)) if folder else []
-        environment = submitted_env(folder, excludes, packed, grace_s, _variables(profile))
+        environment = submitted_env(
+            folder, excludes, packed, grace_s, _variables(profile, loaded.text)
+        )
         jobs = RayJobs(url)
         what = digest(plan, folder, excludes)
         job_id, is_new = _job_id(jobs.all(), plan.name, what)
@@ -102,9 +105,10 @@ def submit(
     click.echo(_next_commands(job_id, url))
 
 
-def _variables(profile: LoadedProfile | None) -> Mapping[str, str]:
+def _variables(profile: LoadedProfile | None, spec_text: str) -> Mapping[str, str]:
     names = profile.spec.env if profile else ()
-    return {name: os.environ[name] for name in names if name in os.environ}
+    told = {name: os.environ[name] for name in names if name in os.environ}
+    return {**told, SECRETS_VARIABLE: ",".join(sorted(secret_names(spec_text)))}
 
 
 def _job_id(jobs: list[Job], name: str, digest: str) -> tuple[str, bool]:

@@ -11,8 +11,17 @@ Mask = Callable[[str], str]
 HIDDEN = "***"
 """What stands where a secret stood."""
 
+SECRETS_VARIABLE = "RAYSMITH_SECRETS"
+"""The environment variable that tells a run's processes the names of its secrets."""
+
 # A shorter value can't be told from ordinary words, and blotting it out would ruin the record.
 _MIN_SECRET_LENGTH = 6
+
+# What a variable of such a name holds is taken for a secret; a path to one is none.
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_?KEY|ACCESS_KEY|PRIVATE_KEY|WEBHOOK)"
+    r"(?:_(?!FILE$|PATH$|DIR$|MODE$|TYPE$)|$)"
+)
 
 _REFERENCE = re.compile(r"\$\{secret:([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -35,11 +44,14 @@ SECRET_SHAPES = re.compile(
 
 
 def masker(names: Iterable[str], environ: Mapping[str, str]) -> Mask:
-    """A mask for the values that `names` have in `environ`, and for well-known kinds of token.
+    """A mask for the secrets in `environ`, and for well-known kinds of token.
 
-    Names that are not set, and values of fewer than 6 characters, are passed over.
+    Secrets are the values of `names`, of those that `SECRETS_VARIABLE` lists, and of variables that
+    are called what secrets are called. Values of fewer than 6 characters are passed over.
     """
-    values = {environ.get(name, "").strip() for name in names}
+    listed = environ.get(SECRETS_VARIABLE, "").split(",")
+    named = [name for name in environ if _SECRET_NAME.search(name.upper())]
+    values = {environ.get(name, "").strip() for name in (*names, *listed, *named)}
     # The longest first: one secret may be the beginning of another.
     secrets = sorted((v for v in values if len(v) >= _MIN_SECRET_LENGTH), key=len, reverse=True)
     known = re.compile("|".join(map(re.escape, secrets))) if secrets else None

@@ -17,7 +17,7 @@ from cluster.local import LocalCluster, this_machine
 from jobs.controller import Controller, Job, open_record
 from jobs.errors import ClusterError, ExitCode, RaysmithError, UserError
 from jobs.load.loaded import LoadedSpec
-from jobs.masking import masker, secret_names
+from jobs.masking import SECRETS_VARIABLE, masker, secret_names
 from jobs.plan.demand import demands
 from jobs.plan.fit import refuse_misfits
 from jobs.plan.resolve import Plan
@@ -53,7 +53,8 @@ def run_job(
         refuse_misfits(demands(plan), (this_machine(),), "this machine")
     layout = Layout(_lasting_root(plan.storage))
     checked = check(loaded, plan)
-    mask = masker(secret_names(loaded.text), os.environ)
+    os.environ[SECRETS_VARIABLE] = ",".join(sorted(secret_names(loaded.text)))
+    mask = masker((), os.environ)
     revision = git_revision or revision_of(loaded.path.parent)
     job = Job(plan, loaded.text, checked, _lock(revision, checked), mask)
     record = open_record(job, layout)

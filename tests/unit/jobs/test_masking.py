@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.masking import masker, secret_names
+from jobs.masking import SECRETS_VARIABLE, masker, secret_names
 
 
 def test_values_of_named_variables_are_hidden_the_longer_first() -> None:
@@ -35,3 +35,19 @@ def test_ordinary_words_stay(text: str) -> None:
 
 def test_references_name_the_variables() -> None:
     assert secret_names('a: ${secret:HF_TOKEN}\nb: "${secret:X}" ${env:Y}') == {"HF_TOKEN", "X"}
+
+
+def test_variables_that_are_called_what_secrets_are_called_are_hidden() -> None:
+    environ = {
+        "HF_TOKEN": "value-one", "AWS_SECRET_ACCESS_KEY": "value-two", "DB_PASSWORD": "value-three",
+        "HF_TOKEN_PATH": "/home/me/token", "TOKENIZERS_PARALLELISM": "parallel",
+        "RAY_AUTH_MODE": "token-mode", "KEYBOARD": "qwerty-layout",
+    }  # fmt: skip
+    text = " ".join(environ.values())
+    hidden = "*** *** *** /home/me/token parallel token-mode qwerty-layout"
+    assert masker((), environ)(text) == hidden
+
+
+def test_processes_are_told_the_names_of_a_runs_secrets() -> None:
+    environ = {SECRETS_VARIABLE: "MY_HOOK,UNSET", "MY_HOOK": "https-hook", "OTHER": "visible"}
+    assert masker((), environ)("https-hook visible") == "*** visible"

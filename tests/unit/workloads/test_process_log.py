@@ -1,8 +1,13 @@
 """Where what is logged goes while a stage works."""
 
 import logging
+import os
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 from storage.layout import AttemptLayout
 from workloads.process_log import log_file
@@ -24,3 +29,40 @@ def test_what_is_logged_in_the_block_is_in_the_attempts_log(tmp_path: Path) -> N
         "INFO a.part: training 你好", "ERROR a.part: again",
     ]  # fmt: skip
     assert (root.level, root.handlers) == before
+
+
+def test_secrets_are_masked_in_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "opensesame")
+    attempt = AttemptLayout(tmp_path)
+    with log_file(attempt):
+        try:
+            raise ValueError("opensesame is refused")
+        except ValueError:
+            logging.getLogger("a.part").exception("it failed with opensesame")
+    text = attempt.driver_log.read_text()
+    assert "opensesame" not in text
+    assert "*** is refused" in text
+
+
+def test_secrets_are_masked_in_what_a_process_prints(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from workloads.process_log import print_to
+print_to(Path(sys.argv[1]))
+print("the key is", os.environ["MY_API_KEY"])
+sys.stdout.flush()
+os.system("echo from a child")
+raise ValueError("refused: " + os.environ["MY_API_KEY"])
+"""
+    log = tmp_path / "worker.log"
+    subprocess.run(
+        [sys.executable, "-c", code, str(log)],
+        check=False,
+        env={**os.environ, "MY_API_KEY": "opensesame"},
+    )
+    text = log.read_text()
+    assert "the key is ***" in text
+    assert "from a child" in text
+    assert "ValueError: refused: ***" in text
+    assert "opensesame" not in text
