@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 Mask = Callable[[str], str]
 """Returns its text with every known secret replaced."""
@@ -61,6 +62,17 @@ def masker(names: Iterable[str], environ: Mapping[str, str]) -> Mask:
         return SECRET_SHAPES.sub(HIDDEN, cleaned)
 
     return mask
+
+
+def masked(value: Any, mask: Mask) -> Any:
+    """A value of JSON with its texts masked."""
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, Mapping):
+        return {key: masked(item, mask) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(item, mask) for item in value]
+    return value
 
 
 def secret_names(text: str) -> frozenset[str]:

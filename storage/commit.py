@@ -1,4 +1,4 @@
-"""The commit protocol for a folder on a local or mounted disk.
+"""The commit protocol for a folder on a disk, or in the working copy of a store that is none.
 
 A writer calls `begin`, which claims the folder with `_OWNER.json`; writes its files; and calls
 `commit`, which flushes and digests them and writes `_COMMITTED.json` last. Readers trust only a
@@ -7,6 +7,9 @@ folder whose marker is there and agrees with the files, so a writer may be kille
 An attempt that finds a later attempt's name in the folder stops with `StaleAttempt`. The check and
 the write after it are two steps: this catches a writer that comes back late, and is no lock between
 writers that run at the same moment.
+
+Below a working copy (`storage.working_copy`) the store decides: a folder is claimed there, its files
+are stored and marked there first, and what is here is a copy that `fetch` makes good.
 """
 
 import hashlib
@@ -15,12 +18,21 @@ import shutil
 import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from jobs.errors import RaysmithError, UserError
-from storage.durable import TEMP_PREFIX, fsync_file, fsync_folder, link_or_copy, write_atomic
+from jobs.errors import RaysmithError
+from storage import remote
+from storage.claim import ForeignFolder, StaleAttempt, check_is_owner, check_may_take, foreign
+from storage.durable import (
+    TEMP_PREFIX,
+    fsync_file,
+    fsync_folder,
+    link_or_copy,
+    locked,
+    write_atomic,
+)
 from storage.manifest import (
     JSON,
     MARKER_FILE,
@@ -34,19 +46,28 @@ from storage.manifest import (
     owner_from_json,
     owner_to_json,
 )
+from storage.working_copy import Place, place_of
+
+__all__ = [
+    "ForeignFolder",
+    "Newest",
+    "StaleAttempt",
+    "Verdict",
+    "adopt",
+    "begin",
+    "commit",
+    "discard",
+    "fetch",
+    "inspect",
+    "newest_committed",
+    "read_committed",
+    "read_owner",
+]
 
 Verify = Literal["sizes", "digests"]
 
 _CHUNK_BYTES: Final = 1 << 20
 _HASH_THREADS: Final = 4
-
-
-class StaleAttempt(RaysmithError):
-    """A later attempt has taken the folder over; this one must stop writing."""
-
-
-class ForeignFolder(UserError):
-    """The folder holds files that this stage of this run did not write. They are untouched."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +104,13 @@ def begin(folder: Path, owner: Owner) -> None:
     """
     _refuse_non_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    current = read_owner(folder)
+    if place := place_of(folder):
+        remote.claim(place, owner)
+    current = _owner_here(folder)
     if current is not None:
-        _check_may_take(folder, current, owner)
+        check_may_take(folder, current, owner)
     elif any(not _is_owner_debris(path.name) for path in folder.iterdir()):
-        raise _foreign(folder, f"it holds files and no readable {OWNER_FILE}")
+        raise foreign(folder, f"it holds files and no readable {OWNER_FILE}")
     # The claim comes first: from here on an older attempt that is still alive cannot commit.
     write_atomic(folder / OWNER_FILE, owner_to_json(owner))
     _clear(folder)
@@ -103,15 +126,19 @@ def commit(folder: Path, owner: Owner, meta: Mapping[str, JSON]) -> Manifest:
         TypeError, ValueError: JSON cannot hold `meta`.
         OSError: the disk refuses.
     """
-    _check_is_ours(folder, owner)
+    check_is_owner(folder, _owner_here(folder), owner)
     meta = normal_meta(meta)
     names, folders = _scan(folder)
-    with ThreadPoolExecutor(_HASH_THREADS) as pool:
-        files = tuple(pool.map(lambda name: _flush_and_describe(folder, name), names))
-    for each in folders:
-        fsync_folder(each)
-    manifest = Manifest(owner, files, meta)
-    _check_is_ours(folder, owner)
+    if place := place_of(folder):
+        manifest = Manifest(owner, remote.upload(place, folder, names, owner), meta)
+        remote.mark(place, manifest)
+    else:
+        with ThreadPoolExecutor(_HASH_THREADS) as pool:
+            files = tuple(pool.map(lambda name: _flush_and_describe(folder, name), names))
+        for each in folders:
+            fsync_folder(each)
+        manifest = Manifest(owner, files, meta)
+        check_is_owner(folder, _owner_here(folder), owner)
     write_atomic(folder / MARKER_FILE, manifest_to_json(manifest))
     fsync_folder(folder.parent)
     return manifest
@@ -142,6 +169,10 @@ def discard(folder: Path) -> None:
     The marker goes first, the owner file last; killed in between and called again, it goes on.
     Links inside are deleted, never followed. Raises OSError when the disk refuses.
     """
+    if place := place_of(folder):
+        remote.discard(place)
+        if not folder.exists():
+            return
     _clear(folder)
     (folder / OWNER_FILE).unlink(missing_ok=True)
     folder.rmdir()
@@ -152,17 +183,35 @@ def read_owner(folder: Path) -> Owner | None:
 
     Raises OSError when the disk refuses.
     """
-    try:
-        return owner_from_json((folder / OWNER_FILE).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
+    place = place_of(folder)
+    return remote.read_owner(place) if place else _owner_here(folder)
+
+
+def fetch(folder: Path) -> Manifest | None:
+    """Makes a committed folder of a store be here too, whole, and gives its manifest.
+
+    What is here already is kept, the rest is brought in parallel, and its content is verified.
+    Processes of one machine wait for one another. On a disk it is there already. None: it is not
+    committed; `inspect` says why.
+
+    Raises:
+        RaysmithError: what the store holds is not what was committed.
+    """
+    place = place_of(folder)
+    if place is None:
+        return read_committed(folder)
+    with locked(folder.with_name(f"{TEMP_PREFIX}{folder.name}.lock")):
+        return _fetch(folder, place)
 
 
 def inspect(folder: Path, verify: Verify = "sizes") -> Verdict:
     """Compare the folder with its marker: by size, or by content too, which reads every byte."""
+    place = place_of(folder)
+    if place:
+        return _inspect_stored(folder, place, verify)
     try:
         manifest = manifest_from_json((folder / MARKER_FILE).read_bytes())
-        reason = _first_difference(folder, manifest, verify)
+        reason = _difference(folder, manifest, verify)
     except (FileNotFoundError, NotADirectoryError):
         return Verdict(False, f"{folder} has no {MARKER_FILE}: it was never finished", None)
     except ValueError as error:
@@ -191,33 +240,49 @@ def newest_committed(folders: Iterable[Path], verify: Verify = "sizes") -> Newes
 
 def _refuse_non_folder(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise _foreign(folder, "it is a link or a file, not a folder")
+        raise foreign(folder, "it is a link or a file, not a folder")
 
 
-def _foreign(folder: Path, why: str) -> ForeignFolder:
-    return ForeignFolder(
-        f"{folder} is not ours to write: {why}; nothing in it was touched",
-        remedy="move it away, or choose another storage root or run",
-    )
+def _owner_here(folder: Path) -> Owner | None:
+    try:
+        return owner_from_json((folder / OWNER_FILE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
-def _check_may_take(folder: Path, current: Owner, owner: Owner) -> None:
-    if not current.same_stage(owner):
-        raise _foreign(folder, f"it belongs to {current}")
-    if current.attempt > owner.attempt:
-        raise StaleAttempt(
-            f"{owner} may not write {folder}: {current} owns it",
-            remedy="let the later attempt go on; end this one",
-        )
+def _inspect_stored(folder: Path, place: Place, verify: Verify) -> Verdict:
+    manifest = None
+    try:
+        manifest = remote.read_manifest(place)
+        if manifest is None:
+            return Verdict(False, f"{place} has no {MARKER_FILE}: it was never finished", None)
+        if verify == "digests":
+            fetch(folder)
+            reason = ""
+        else:
+            reason = remote.first_difference(place, manifest)
+    except remote.Damaged as error:
+        reason = error.reason
+    except ValueError as error:
+        return Verdict(False, f"{place} has a damaged {MARKER_FILE}: {error}", None)
+    return Verdict(not reason, f"{place} is damaged: {reason}" if reason else "", manifest)
 
 
-def _check_is_ours(folder: Path, owner: Owner) -> None:
-    current = read_owner(folder)
-    if current is None:
-        raise _foreign(folder, f"it has no readable {OWNER_FILE}, so no begin() came before")
-    _check_may_take(folder, current, owner)
-    if current != owner:
-        raise _foreign(folder, f"it was begun by {current}, not by {owner}")
+def _fetch(folder: Path, place: Place) -> Manifest | None:
+    manifest = remote.read_manifest(place)
+    if manifest is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    marker, here = manifest_to_json(manifest), folder / MARKER_FILE
+    if not here.exists() or here.read_bytes() != marker or _difference(folder, manifest, "sizes"):
+        here.unlink(missing_ok=True)
+        missing = tuple(file for file in manifest.files if not _is_whole(folder, file))
+        remote.download(place, missing, folder)
+        if reason := _difference(folder, replace(manifest, files=missing), "digests"):
+            raise remote.Damaged(place, reason)
+    write_atomic(folder / OWNER_FILE, owner_to_json(manifest.owner))
+    write_atomic(folder / MARKER_FILE, marker)
+    return manifest
 
 
 def _is_owner_debris(name: str) -> bool:
@@ -281,7 +346,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _first_difference(folder: Path, manifest: Manifest, verify: Verify) -> str:
+def _difference(folder: Path, manifest: Manifest, verify: Verify) -> str:
     for file in manifest.files:
         try:
             found = (folder / file.name).lstat()
@@ -292,6 +357,13 @@ def _first_difference(folder: Path, manifest: Manifest, verify: Verify) -> str:
         if found.st_size != file.size_bytes:
             return f"{file.name} has {found.st_size} bytes, {file.size_bytes} were committed"
     return _first_other_digest(folder, manifest) if verify == "digests" else ""
+
+
+def _is_whole(folder: Path, file: FileEntry) -> bool:
+    path = folder / file.name
+    return (
+        path.is_file() and path.stat().st_size == file.size_bytes and _sha256(path) == file.sha256
+    )
 
 
 def _first_other_digest(folder: Path, manifest: Manifest) -> str:

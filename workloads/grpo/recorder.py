@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from jobs.masking import masked, masker
 from storage.layout import AttemptLayout
 from workloads.grpo.samples import Group
 
@@ -22,6 +24,7 @@ class Recorder:
         self._failures: Counter[str] = Counter()
         self._first: dict[str, list[str]] = {}
         self._reasons: dict[str, str] = {}
+        self._mask = masker((), os.environ)
 
     def completions(self, step: int, groups: Sequence[Group]) -> None:
         """Every completion of a batch; `step` is the number of optimiser steps before it."""
@@ -43,14 +46,15 @@ class Recorder:
                         "tokens": sum(sample.learned),
                         "truncated": sample.truncated,
                         "versions": sample.versions,
-                        **({"failures": sample.failures} if sample.failures else {}),
+                        **({"failures": masked(sample.failures, self._mask)} if sample.failures else {}),
                     },
                 )
 
     def failed(self, group: Group) -> None:
         """Every completion of a group that can't be learned from, and why."""
         for sample in group.samples:
-            for source, reason in sample.failures.items():
+            for source, told in sample.failures.items():
+                reason = self._mask(told)
                 self._failures[source] += 1
                 named = self._first.setdefault(source, [])
                 if len(named) < 10:
@@ -98,7 +102,8 @@ class Recorder:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Something that happened to the pool."""
-        record = {"at": datetime.now(UTC).isoformat(), "event": kind, **fields}
+        told = masked(fields, self._mask)
+        record = {"at": datetime.now(UTC).isoformat(), "event": kind, **told}
         self._write(self._layout.rollout_events_jsonl, record)
 
     def _write(self, path: Path, record: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
+from jobs.masking import Mask, masked, masker
 from jobs.observed import Clock, utc_now
 from storage.durable import write_atomic
 
@@ -94,6 +95,7 @@ class Trials:
     trials: dict[int, Trial] = field(default_factory=dict)
     seconds_before: float = 0.0
     """How long earlier attempts at the sweep took, up to what they last recorded."""
+    _mask: Mask = field(default_factory=lambda: masker((), os.environ), repr=False)
 
     def __post_init__(self) -> None:
         last = 0.0
@@ -176,7 +178,7 @@ class Trials:
         write_atomic(path, text.getvalue().encode())
 
     def _add(self, event: str, **fields: Any) -> None:
-        line = {"event": event, "at": self.now().timestamp(), **fields}
+        line = masked({"event": event, "at": self.now().timestamp(), **fields}, self._mask)
         self._apply(line)
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
