@@ -27,6 +27,22 @@ class Entry:
     size_bytes: int
 
 
+@dataclass(frozen=True)
+class Digested:
+    """What a file that was stored holds."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """An object's content, and what tells this version of it from every other."""
+
+    data: bytes
+    tag: str
+
+
 class Backend(Protocol):
     """A flat map from keys to bytes, no richer than an object store.
 
@@ -43,6 +59,30 @@ class Backend(Protocol):
 
     def read_bytes(self, key: str) -> bytes:
         """Read the object. Raises MissingKey."""
+        ...
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Bytes of the object, fewer where it ends. Raises MissingKey."""
+        ...
+
+    def read_tagged(self, key: str) -> Tagged:
+        """The object and its version. Raises MissingKey."""
+        ...
+
+    def replace(self, key: str, data: bytes, tag: str) -> str | None:
+        """Write over the version of `tag`; the new version, or None when it is not the newest."""
+        ...
+
+    def upload(self, path: Path, key: str) -> Digested:
+        """Write the object from a file, over an older one."""
+        ...
+
+    def download(self, key: str, path: Path) -> None:
+        """Write the object to a file, whole or not at all. Raises MissingKey."""
+        ...
+
+    def folders(self, prefix: str) -> "Iterator[str]":
+        """The names directly below `prefix` that have objects below them, ordered."""
         ...
 
     def exists(self, key: str) -> bool:

@@ -8,15 +8,15 @@ An attempt that finds a later attempt's name in the folder stops with `StaleAtte
 the write after it are two steps: this catches a writer that comes back late, and is no lock between
 writers that run at the same moment.
 
-Below a working copy (`storage.working_copy`) the store decides: a folder is claimed there, its files
-are stored and marked there first, and what is here is a copy that `fetch` makes good.
+Below a working copy (`storage.working_copy`) the store decides: a folder is claimed there, and its
+files are stored and marked there first. What is here is a copy, which `fetch` makes good.
 """
 
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +53,7 @@ __all__ = [
     "Newest",
     "StaleAttempt",
     "Verdict",
+    "add",
     "adopt",
     "begin",
     "commit",
@@ -116,8 +117,25 @@ def begin(folder: Path, owner: Owner) -> None:
     _clear(folder)
 
 
-def commit(folder: Path, owner: Owner, meta: Mapping[str, JSON]) -> Manifest:
+def add(folder: Path, names: Sequence[str], owner: Owner) -> tuple[FileEntry, ...]:
+    """Make some files of a folder that another process began durable, for it to commit.
+
+    So that each of many writers flushes, digests and stores what it wrote itself.
+
+    Raises:
+        StaleAttempt, ForeignFolder, OSError: as `commit`.
+    """
+    if place := place_of(folder):
+        return remote.upload(place, folder, names, owner)
+    return _flush_and_describe(folder, names)
+
+
+def commit(
+    folder: Path, owner: Owner, meta: Mapping[str, JSON], added: Iterable[FileEntry] = ()
+) -> Manifest:
     """Make the files in `folder`, nested ones too, durable and visible to readers.
+
+    `added` are those that other processes have made durable, with `add`.
 
     Raises:
         StaleAttempt: a later attempt owns the folder.
@@ -128,16 +146,16 @@ def commit(folder: Path, owner: Owner, meta: Mapping[str, JSON]) -> Manifest:
     """
     check_is_owner(folder, _owner_here(folder), owner)
     meta = normal_meta(meta)
-    names, folders = _scan(folder)
+    found, folders = _scan(folder)
+    by_others = {file.name: file for file in added}
+    mine = add(folder, [name for name in found if name not in by_others], owner)
+    files = tuple(sorted((*mine, *by_others.values()), key=lambda file: file.name))
+    manifest = Manifest(owner, files, meta)
     if place := place_of(folder):
-        manifest = Manifest(owner, remote.upload(place, folder, names, owner), meta)
         remote.mark(place, manifest)
     else:
-        with ThreadPoolExecutor(_HASH_THREADS) as pool:
-            files = tuple(pool.map(lambda name: _flush_and_describe(folder, name), names))
         for each in folders:
             fsync_folder(each)
-        manifest = Manifest(owner, files, meta)
         check_is_owner(folder, _owner_here(folder), owner)
     write_atomic(folder / MARKER_FILE, manifest_to_json(manifest))
     fsync_folder(folder.parent)
@@ -331,10 +349,14 @@ def _is_protocol_file(name: str) -> bool:
     return name in own or name.startswith(tuple(f"{TEMP_PREFIX}{each}" for each in own))
 
 
-def _flush_and_describe(folder: Path, name: str) -> FileEntry:
-    path = folder / name
-    fsync_file(path)
-    return FileEntry(name, path.stat().st_size, _sha256(path))
+def _flush_and_describe(folder: Path, names: Sequence[str]) -> tuple[FileEntry, ...]:
+    def describe(name: str) -> FileEntry:
+        path = folder / name
+        fsync_file(path)
+        return FileEntry(name, path.stat().st_size, _sha256(path))
+
+    with ThreadPoolExecutor(_HASH_THREADS) as pool:
+        return tuple(pool.map(describe, names))
 
 
 def _sha256(path: Path) -> str:

@@ -17,7 +17,8 @@
       stages/<stage>/trials/trial_<index>/{artifact/, order, takeover.json, and what a stage has}
       artifacts/<stage>/                  (commit protocol)
 
-Nothing here creates or changes a file.
+Nothing here creates or changes a file. Below a working copy, folders that are in the store alone
+are found too.
 """
 
 import re
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from storage.names import check_name, contained, is_name
+from storage.working_copy import place_of
 
 _CHECKPOINT: Final = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 
@@ -310,11 +312,14 @@ class Layout:
 
 
 def _folders(parent: Path) -> Iterator[Path]:
+    names = set()
+    if place := place_of(parent):
+        names.update(place.store.folders(place.prefix))
     # Links are left out: `contained` would refuse those that lead outside.
     if parent.is_dir():
-        for path in parent.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                yield path
+        names.update(p.name for p in parent.iterdir() if p.is_dir() and not p.is_symlink())
+    for name in sorted(names):
+        yield parent / name
 
 
 def _born_ns(run: RunLayout) -> int:

@@ -1,12 +1,13 @@
 """The backend for a folder on a local or mounted disk."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.backend import Entry, MissingKey
-from storage.durable import TEMP_PREFIX, create_exclusive, write_atomic
+from storage.backend import Digested, Entry, MissingKey, Tagged
+from storage.durable import TEMP_PREFIX, create_exclusive, locked, write_atomic
 from storage.names import check_key, check_prefix, contained
 
 
@@ -33,6 +34,42 @@ class LocalBackend:
                 f"there is no {key!r} in {self._root}",
                 remedy="check the storage root and that the run got as far as writing it",
             ) from error
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """See `Backend`."""
+        return self.read_bytes(key)[start : start + length]
+
+    def read_tagged(self, key: str) -> Tagged:
+        """See `Backend`."""
+        data = self.read_bytes(key)
+        return Tagged(data, hashlib.sha256(data).hexdigest())
+
+    def replace(self, key: str, data: bytes, tag: str) -> str | None:
+        """See `Backend`."""
+        path = self._writable(key)
+        with locked(path.with_name(f"{TEMP_PREFIX}{path.name}.lock")):
+            try:
+                if self.read_tagged(key).tag != tag:
+                    return None
+            except MissingKey:
+                return None
+            write_atomic(path, data)
+        return hashlib.sha256(data).hexdigest()
+
+    def upload(self, path: Path, key: str) -> Digested:
+        """See `Backend`."""
+        data = path.read_bytes()
+        self.write_bytes(key, data)
+        return Digested(len(data), hashlib.sha256(data).hexdigest())
+
+    def download(self, key: str, path: Path) -> None:
+        """See `Backend`."""
+        write_atomic(path, self.read_bytes(key))
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """See `Backend`."""
+        below = (entry.key.removeprefix(prefix) for entry in self.list(prefix))
+        yield from sorted({key.partition("/")[0] for key in below if "/" in key})
 
     def exists(self, key: str) -> bool:
         """See `Backend`."""

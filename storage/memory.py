@@ -1,9 +1,12 @@
 """The backend that lives in this process: for tests, and for trying things out."""
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Lock
 
-from storage.backend import Entry, MissingKey
+from storage.backend import Digested, Entry, MissingKey, Tagged
+from storage.durable import write_atomic
 from storage.names import check_key, check_prefix
 
 
@@ -27,6 +30,39 @@ class MemoryBackend:
         if data is None:
             raise MissingKey(f"there is no {key!r} in memory://{self._name}")
         return data
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """See `Backend`."""
+        return self.read_bytes(key)[start : start + length]
+
+    def read_tagged(self, key: str) -> Tagged:
+        """See `Backend`."""
+        data = self.read_bytes(key)
+        return Tagged(data, hashlib.sha256(data).hexdigest())
+
+    def replace(self, key: str, data: bytes, tag: str) -> str | None:
+        """See `Backend`."""
+        with self._lock:
+            old = self._objects.get(check_key(key))
+            if old is None or hashlib.sha256(old).hexdigest() != tag:
+                return None
+            self._objects[key] = bytes(data)
+        return hashlib.sha256(data).hexdigest()
+
+    def upload(self, path: Path, key: str) -> Digested:
+        """See `Backend`."""
+        data = path.read_bytes()
+        self.write_bytes(key, data)
+        return Digested(len(data), hashlib.sha256(data).hexdigest())
+
+    def download(self, key: str, path: Path) -> None:
+        """See `Backend`."""
+        write_atomic(path, self.read_bytes(key))
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """See `Backend`."""
+        below = (entry.key.removeprefix(prefix) for entry in self.list(prefix))
+        yield from sorted({key.partition("/")[0] for key in below if "/" in key})
 
     def exists(self, key: str) -> bool:
         """See `Backend`."""

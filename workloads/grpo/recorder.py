@@ -30,6 +30,7 @@ class Recorder:
         """Every completion of a batch; `step` is the number of optimiser steps before it."""
         for group in groups:
             for sample in group.samples:
+                failures = masked(sample.failures, self._mask)
                 self._write(
                     self._layout.completions_jsonl,
                     {
@@ -46,7 +47,7 @@ class Recorder:
                         "tokens": sum(sample.learned),
                         "truncated": sample.truncated,
                         "versions": sample.versions,
-                        **({"failures": masked(sample.failures, self._mask)} if sample.failures else {}),
+                        **({"failures": failures} if failures else {}),
                     },
                 )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from storage.commit import begin, commit
-from storage.manifest import Owner
+from storage.commit import add, begin, commit
+from storage.manifest import FileEntry, Owner
 from workloads.train.state import (
     WEIGHT,
     gather,
@@ -66,8 +67,10 @@ def save(
             weights[name] = tensors[WEIGHT].to(parameter.dtype)
         if index % world_size == rank:
             share |= {f"{key}:{name}": tensor for key, tensor in tensors.items()}
-    save_file(share, folder / f"optimizer-{rank:05d}.safetensors")
-    save_file(_rng_state(), folder / f"rng-{rank:05d}.safetensors")
+    folder.mkdir(parents=True, exist_ok=True)  # on a machine of its own
+    own = [f"optimizer-{rank:05d}.safetensors", f"rng-{rank:05d}.safetensors"]
+    for name, content in zip(own, (share, _rng_state()), strict=True):
+        save_file(content, folder / name)
     if rank == 0:
         save_model(engine.module, weights, tokenizer, folder)
         whole = {**state, "world_size": world_size, "loss_scale": loss_scale(engine)}
@@ -76,10 +79,11 @@ def save(
             (folder / name).write_text(text, encoding="utf-8")
         for name, content in weights_beside.items():
             save_file(dict(content), folder / name)
-    torch.distributed.barrier()
+    added: list[tuple[FileEntry, ...]] = [()] * world_size
+    torch.distributed.all_gather_object(added, () if rank == 0 else add(folder, own, owner))
     if rank == 0:
         meta = {"type": "checkpoint", "step": state["global_step"], "world_size": world_size}
-        commit(folder, owner, meta)
+        commit(folder, owner, meta, chain.from_iterable(added))
     torch.distributed.barrier()
 
 
