@@ -17,6 +17,7 @@ from jobs.errors import UserError
 from jobs.state import FailureClass, RunState, StageState
 from storage.durable import write_atomic
 from storage.layout import RunLayout
+from storage.mirror import pull_file
 
 Clock = Callable[[], datetime]
 """Tells the time; the datetime has a zone."""
@@ -139,12 +140,20 @@ def read_status(layout: RunLayout) -> RunStatus:
         UserError: the folder holds no record, or one that this version can't read.
     """
     try:
-        return RunStatus.model_validate_json(layout.status.read_bytes())
+        pull_file(layout.status)
+        data = layout.status.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{layout.folder} is not the folder of a run: it has no {layout.status.name}",
             remedy="name a run, or leave it out to get the newest one",
         ) from error
+    return status_of(layout, data)
+
+
+def status_of(layout: RunLayout, data: bytes) -> RunStatus:
+    """The status that a file of it holds. Raises UserError where this version can't read it."""
+    try:
+        return RunStatus.model_validate_json(data)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])

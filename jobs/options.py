@@ -110,9 +110,9 @@ def stop_grace_s() -> float:
 def layout_of(storage: str) -> Layout:
     """The layout of a storage."""
     from storage.layout import Layout
-    from storage.uri import local_root
+    from storage.working_copy import root_of
 
-    return Layout(local_root(storage))
+    return Layout(root_of(storage))
 
 
 def resolve_job(

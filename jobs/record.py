@@ -27,14 +27,18 @@ from jobs.observed import (
     is_live,
     read_progress,
     read_status,
+    status_of,
     timestamp,
     utc_now,
     write_progress,
 )
 from jobs.state import RunState, StageState, allowed
+from storage.backend import MissingKey
 from storage.commit import read_committed
 from storage.durable import write_atomic
+from storage.fenced import FencedFile, FencedOut
 from storage.layout import Layout, RunLayout
+from storage.mirror import pull
 
 __all__ = [
     "Clock",
@@ -61,10 +65,17 @@ _LISTED_RUNS = 5
 
 
 class Record:
-    """Writes the record of one run. `mask` is applied to all text that comes from outside."""
+    """Writes the record of one run. `mask` is applied to all text that comes from outside.
 
-    def __init__(self, layout: RunLayout, status: RunStatus, *, now: Clock, mask: Mask) -> None:
+    Every method that writes the status raises `FencedOut` when another process has taken the run
+    over; this one must then stop.
+    """
+
+    def __init__(
+        self, layout: RunLayout, file: FencedFile, status: RunStatus, *, now: Clock, mask: Mask
+    ) -> None:
         self.layout = layout
+        self._file = file
         self._status = status
         self._now = now
         self._mask = mask
@@ -105,9 +116,10 @@ class Record:
         write_atomic(layout.spec, mask(spec_text).encode())
         write_atomic(layout.plan, mask(plan_json).encode())
         write_atomic(layout.lock, _json(_masked(dict(lock), mask)))
-        record = cls(layout, status, now=now, mask=mask)
+        record = cls(layout, FencedFile(layout.status), status, now=now, mask=mask)
         record.event("run_created", run_id=run_id)
-        record._write(status)
+        if not record._file.create(_status_json(status)):
+            raise _exists(layout)
         return record
 
     @classmethod
@@ -117,7 +129,13 @@ class Record:
         Raises:
             UserError: there is no readable record.
         """
-        return cls(layout, read_status(layout), now=now, mask=mask or masker((), {}))
+        file = FencedFile(layout.status)
+        try:
+            status = status_of(layout, file.read())
+        except MissingKey:
+            status = read_status(layout)
+        pull(layout.folder)
+        return cls(layout, file, status, now=now, mask=mask or masker((), {}))
 
     @property
     def status(self) -> RunStatus:
@@ -137,8 +155,14 @@ class Record:
                 f"{driver.pid} on {driver.host}",
                 remedy="watch it with `raysmith logs --follow`, or stop that process first",
             )
+        try:
+            self._change(state=RunState.RUNNING, driver=here, message=None)
+        except FencedOut as error:
+            raise UserError(
+                f"another process has just taken up run {self._status.name}/{self._status.run_id}",
+                remedy="watch it with `raysmith logs --follow`",
+            ) from error
         self.event("run_resumed", host=here.host, pid=here.pid)
-        self._change(state=RunState.RUNNING, driver=here, message=None)
 
     def move(self, stage: str, state: StageState, **changes: Any) -> StageStatus:
         """Moves a stage to `state` and sets other fields of its status; returns the new status.
@@ -184,6 +208,10 @@ class Record:
         if self._now() - datetime.fromisoformat(self._status.updated_at) >= BEAT_EVERY:
             self._change()
 
+    def is_ours(self) -> bool:
+        """Whether this process is still the one that writes the record."""
+        return self._file.is_known()
+
     def finish(self, state: RunState, message: str | None = None) -> None:
         """Writes how the run ended."""
         text = self._mask(message) if message else None
@@ -196,7 +224,7 @@ class Record:
         )
 
     def _write(self, status: RunStatus) -> None:
-        write_atomic(self.layout.status, status.model_dump_json(indent=2).encode() + b"\n")
+        self._file.write(_status_json(status))
         self._status = status
 
 
@@ -279,15 +307,23 @@ def _make_folder(layout: RunLayout) -> None:
     try:
         layout.folder.mkdir(parents=True)
     except FileExistsError as error:
-        raise RaysmithError(
-            f"the run folder {layout.folder} exists already",
-            remedy="start the same command again: it takes the next free run id",
-        ) from error
+        raise _exists(layout) from error
     except OSError as error:
         raise UserError(
             f"the run folder {layout.folder} can't be made: {error.strerror}",
             remedy="give a folder that can be written: --storage FOLDER",
         ) from error
+
+
+def _exists(layout: RunLayout) -> RaysmithError:
+    return RaysmithError(
+        f"the run folder {layout.folder} exists already",
+        remedy="start the same command again: it takes the next free run id",
+    )
+
+
+def _status_json(status: RunStatus) -> bytes:
+    return status.model_dump_json(indent=2).encode() + b"\n"
 
 
 def _implied(old: StageStatus, state: StageState, moment: str) -> dict[str, str | None]:

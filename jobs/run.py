@@ -26,7 +26,8 @@ from jobs.submission import git_revision as revision_of
 from jobs.view.closing import closing
 from jobs.view.terminal import open_view
 from storage.layout import Layout
-from storage.uri import local_root
+from storage.mirror import Mirror
+from storage.working_copy import root_of
 from workloads.check import Checked, check
 
 
@@ -59,7 +60,12 @@ def run_job(
     job = Job(plan, loaded.text, checked, _lock(revision, checked), mask)
     record = open_record(job, layout)
     view = open_view(record.status.stages, sys.stdout, os.environ)
-    with _cluster(plan, address, dashboard, ship_code) as cluster, view:
+    # The mirror goes on until the cluster has ended, and what its processes wrote is there.
+    with (
+        Mirror(record.layout.folder, record.is_ours, frozenset({record.layout.status.name})),
+        _cluster(plan, address, dashboard, ship_code) as cluster,
+        view,
+    ):
         view.note(f"run {plan.name}/{record.status.run_id} in {record.layout.folder}")
         for note in checked.notes:
             view.note(note)
@@ -88,7 +94,7 @@ def _lasting_root(storage: str) -> Path:
     Raises:
         UserError: if it is.
     """
-    root = local_root(storage)
+    root = root_of(storage)
     if SHIPPED in root.parts:
         raise UserError(
             f"runs would lie in {root}, which Ray removes when the job has ended",

@@ -312,7 +312,7 @@ class Layout:
 
 
 def _folders(parent: Path) -> Iterator[Path]:
-    names = set()
+    names: set[str] = set()
     if place := place_of(parent):
         names.update(place.store.folders(place.prefix))
     # Links are left out: `contained` would refuse those that lead outside.

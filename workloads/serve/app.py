@@ -40,7 +40,7 @@ from jobs.plan.graph import inputs
 from jobs.spec.fields import NAME_PATTERN, Spec
 from jobs.spec.serve import ServeSpec
 from storage.layout import Layout
-from storage.uri import local_root
+from storage.working_copy import root_of
 from workloads.models.local import localize
 from workloads.serve.answers import Send
 from workloads.serve.bodies import Receive, Scope
@@ -150,7 +150,7 @@ def _artifacts(service: ServiceSpec) -> dict[str, Path]:
     needed = tuple(dict.fromkeys((*taken.values(), *service.spec.after)))
     if not needed:
         return {}
-    layout = Layout(local_root(service.storage))
+    layout = Layout(root_of(service.storage))
     found = newest_artifacts(layout, service.job, needed, service.run)
     return {field: found[stage] for field, stage in taken.items()}
 

@@ -108,7 +108,7 @@ def test_events_are_masked_lines_and_come_before_the_status(
     def disk_full(path: Path, data: bytes) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("jobs.record.write_atomic", disk_full)
+    monkeypatch.setattr("storage.local.write_atomic", disk_full)
     with pytest.raises(OSError, match="disk full"):
         record.move("sft", StageState.FAILED, message="bad\ncorrect horse")
     last = events(record)[-1]
