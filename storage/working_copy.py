@@ -69,6 +69,14 @@ def root_of(text: str) -> Path:
     return uri.local_path or copy_of(uri)
 
 
+def here(path: Path) -> Path:
+    """The same path below this machine's working copy, where it is below that of any machine."""
+    for index, part in enumerate(path.parts):
+        if _QUOTED.fullmatch(part):
+            return copy_of(parse_uri(unquote(part))).joinpath(*path.parts[index + 1 :])
+    return path
+
+
 def place_of(path: Path) -> Place | None:
     """Where `path` is in the store; None where it is not below a working copy."""
     parts = path.parts

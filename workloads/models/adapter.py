@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.errors import UserError
-from storage.commit import read_committed
+from storage.commit import fetch, read_committed
+from storage.working_copy import here
 from workloads.engine import MAX_LORA_RANK
 from workloads.models.resolve import (
     ADAPTER_CONFIG,
@@ -27,9 +28,13 @@ def base_model(adapter: Path, base_folders: Sequence[str]) -> ModelSource:
         UserError: if it names none, or one that can't be found.
     """
     manifest = read_committed(adapter)
-    recorded = str(manifest.meta.get("base", "")) if manifest else ""
-    name = recorded if recorded and Path(recorded).is_dir() else adapter_base(adapter)
-    return resolve_model(name, base_folders)
+    meta = manifest.meta if manifest else {}
+    if recorded := meta.get("base"):
+        folder = here(Path(str(recorded)))
+        if fetch(folder) or folder.is_dir():
+            return resolve_model(str(folder), base_folders)
+    # The folder was one of another machine's.
+    return resolve_model(str(meta.get("base_name") or adapter_base(adapter)), base_folders)
 
 
 def check_adapter(adapter: Path) -> None:

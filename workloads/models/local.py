@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jobs.spec.fields import SECRET
-from storage.commit import begin, commit, read_committed
+from storage.commit import begin, commit, fetch, read_committed
 from storage.durable import locked
 from storage.manifest import Owner
 from workloads.models.resolve import BUNDLED, ModelSource
@@ -27,6 +27,7 @@ def localize(source: ModelSource, hub_token: str | None = None) -> str:
         OSError: if the hub can't be reached or refuses.
     """
     if source.kind == "folder":
+        fetch(Path(source.name))
         return source.name
     if source.kind == "bundled":
         return _convert(source.name)

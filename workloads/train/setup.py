@@ -16,6 +16,7 @@ from jobs.observed import write_phase
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.tuner import FullSpec
+from storage.commit import fetch
 from storage.layout import AttemptLayout, StageLayout
 from storage.manifest import Owner
 from storage.retention import prune
@@ -92,6 +93,8 @@ def set_up(task: TrainTask, timer: Timer) -> Ready:
     torch.set_num_threads(task.threads)
     timer.mark("import")
     tell(task, "loading the model")
+    for folder in filter(None, (Path(task.model), task.resume)):
+        fetch(folder)
     tokenizer = load_tokenizer(task.model, task.spec.dataset.chat_template)
     model, row_keys = _load(task)
     timer.mark("load_model")
