@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,8 +32,8 @@ class AttachedCluster:
         self._ship_code = ship_code
         self._connected = False
         self._places = Places()
-        self._nodes: dict[str, Node] = {}
-        """Those that were alive when the attempt began, by id."""
+        self._nodes: dict[str, dict[str, Node]] = {}
+        """Those that were alive when an owner was given its room, by owner and id."""
 
     def cpus_per_worker(self, workers: int) -> int:
         """An equal share of what the nodes have, with one core left for data."""
@@ -44,18 +44,18 @@ class AttachedCluster:
         """See `Cluster`."""
         wanted = demand(stage, self.cpus_per_worker(stage.spec.processes_at_once))
         with self._places.room(wanted, owner, tell):
-            self._nodes = self._places.nodes()
+            self._nodes[owner] = self._places.nodes()
             yield
 
-    def lost_nodes(self, wait_s: float = 0) -> tuple[str, ...]:
+    def lost_nodes(self, owner: str, wait_s: float = 0) -> tuple[str, ...]:
         """See `Cluster`."""
-        deadline = time.monotonic() + wait_s
-        while not (lost := self._lost()) and self._nodes and time.monotonic() < deadline:
+        deadline, had = time.monotonic() + wait_s, self._nodes.get(owner, {})
+        while not (lost := self._lost(had)) and had and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return lost
 
-    def _lost(self) -> tuple[str, ...]:
-        if not self._nodes:
+    def _lost(self, had: Mapping[str, Node]) -> tuple[str, ...]:
+        if not had:
             return ()
         from ray.exceptions import RayError
 
@@ -63,7 +63,7 @@ class AttachedCluster:
             alive = self._places.nodes()
         except (RayError, RuntimeError):
             return ()  # The cluster itself is out of reach.
-        return tuple(node.name for key, node in self._nodes.items() if key not in alive)
+        return tuple(node.name for key, node in had.items() if key not in alive)
 
     @property
     def own_address(self) -> str:

@@ -7,13 +7,17 @@ import os
 import secrets
 import subprocess
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 from pathlib import Path
+from threading import Condition
 
 from cluster import driver, guardian
+from cluster.bookings import Bookings
 from cluster.placement import Tell
 from jobs.errors import ClusterError
+from jobs.plan.demand import DATA, Demand, Processes, demand
 from jobs.plan.fit import Node
 from jobs.plan.resolve import StagePlan
 
@@ -29,6 +33,9 @@ _ENVIRONMENT = driver.ENVIRONMENT | {
     # Nobody takes this machine away, and the watch for it is a process of its own.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+
+
+_LOOK_EVERY_S = 1.0
 
 
 def cores() -> int:
@@ -73,6 +80,9 @@ class LocalCluster:
         """`workers` and `cpus_per_worker` are the most that any stage asks for."""
         self._needed = workers * (cpus_per_worker or self.cpus_per_worker(workers))
         self._dashboard = dashboard
+        self._changed = Condition()
+        # A booking lasts until it is given back: who has it is in this process.
+        self._bookings = Bookings(clock=lambda: 0.0)
         self._folder: Path | None = None
         self._guardian: subprocess.Popen[bytes] | None = None
 
@@ -80,11 +90,30 @@ class LocalCluster:
         """An equal share of this machine's cores, at least one."""
         return max(cores() // workers, 1)
 
-    def room(self, stage: StagePlan, owner: str, tell: Tell) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Gives room at once: this Ray has no other job, and was made as large as this one."""
-        return nullcontext()
+    @contextmanager
+    def room(self, stage: StagePlan, owner: str, tell: Tell) -> Iterator[None]:
+        """Waits until the cores and GPUs that a stage computes with are free of other stages'.
 
-    def lost_nodes(self, wait_s: float = 0) -> tuple[str, ...]:  # noqa: ARG002
+        There are as many as the largest stage takes, so none waits for ever. Stages that leave
+        their cores to us take all of them, and so run one after another.
+        """
+        cpus = max(cores(), self._needed)
+        machine = (Node("this machine", cpus, gpus := _gpus()),)
+        wanted = _within(
+            demand(stage, self.cpus_per_worker(stage.spec.processes_at_once)), cpus, gpus
+        )
+        try:
+            with self._changed:
+                while reason := self._bookings.request(owner, wanted, machine):
+                    tell(reason)
+                    self._changed.wait(_LOOK_EVERY_S)
+            yield
+        finally:
+            with self._changed:
+                self._bookings.release(owner)
+                self._changed.notify_all()
+
+    def lost_nodes(self, owner: str, wait_s: float = 0) -> tuple[str, ...]:  # noqa: ARG002
         """None: it ends with this machine."""
         return ()
 
@@ -146,3 +175,15 @@ class LocalCluster:
             self._guardian.communicate()
             self._guardian = None
         os.environ.pop(guardian.MARK, None)
+
+
+def _within(wanted: Demand, cpus: int, gpus: int) -> Demand:
+    """What a stage computes with, as one process that has a place on a machine of that size.
+
+    Tasks that read data have a core of their own, see `connect`.
+    """
+    groups = [group for group in wanted.processes if group.role != DATA]
+    needed = sum(group.count * group.cpus for group in groups)
+    on_gpus = sum(group.all_gpus for group in groups)
+    whole = Processes("stage", 1, min(needed, cpus), min(on_gpus, gpus))
+    return Demand(wanted.stage, (whole,))

@@ -232,17 +232,23 @@ def logs(
 @storage_option
 @profile_option
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end.")
+@click.option("--now", is_flag=True, help="End it at once: what is not committed yet is lost.")
 @address_option
 @backend_option
-def stop(run: str, storage: str, no_wait: bool, address: str | None, backend: str | None) -> None:
-    """Ask a run to stop. Training commits a checkpoint first, a service ends its answers."""
+def stop(
+    run: str, storage: str, no_wait: bool, now: bool, address: str | None, backend: str | None
+) -> None:
+    """Ask a run to stop. Training commits a checkpoint first, a service ends its answers.
+
+    Asked a second time, it ends at once, as with --now.
+    """
     from jobs.service import stop as stop_run
 
     if there := elsewhere(address, backend):
         there.stop(run, wait=not no_wait)
         return
 
-    status = stop_run(_run_layout(run, storage), wait=not no_wait)
+    status = stop_run(_run_layout(run, storage), wait=not no_wait, now=now)
     click.echo(f"{status.name}/{status.run_id}: {'asked to stop' if no_wait else status.state}")
 
 

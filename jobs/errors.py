@@ -89,6 +89,19 @@ class NodeLost(ClusterError):
     """A machine that the job used went away."""
 
 
+class StorageError(RaysmithError):
+    """The storage did not do what was asked, and may later."""
+
+
+class StorageRefused(UserError):
+    """The storage refuses: no space, read-only, no right, no or expired credentials, a clock that
+    is off."""
+
+
+class Stalled(RaysmithError):
+    """Nothing got on for as long as a stage allows."""
+
+
 class DeadlinePassed(RaysmithError):
     """The run took as long as its profile allows."""
 

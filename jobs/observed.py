@@ -98,7 +98,7 @@ class StageStatus(_Recorded):
 
 
 class Driver(_Recorded):
-    """The process that drives a run."""
+    """The process that drives a run, or trains in it."""
 
     host: str
     pid: int
@@ -109,6 +109,12 @@ class Driver(_Recorded):
     def here(cls) -> Driver:
         """This process."""
         return cls(host=socket.gethostname(), pid=os.getpid(), start_time=_start_time(os.getpid()))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs, seen from its own host."""
+        start_time = _start_time(self.pid)
+        return start_time is not None and start_time == (self.start_time or start_time)
 
 
 class RunStatus(_Recorded):
@@ -200,8 +206,7 @@ def is_live(status: RunStatus, now: Clock = utc_now) -> bool:
         return False
     if driver.host != socket.gethostname():
         return now() - datetime.fromisoformat(status.updated_at) < _SILENT_AFTER
-    start_time = _start_time(driver.pid)
-    return start_time is not None and start_time == (driver.start_time or start_time)
+    return driver.is_alive
 
 
 def _start_time(pid: int) -> str | None:

@@ -60,9 +60,11 @@ def run_job(
     job = Job(plan, loaded.text, checked, _lock(revision, checked), mask)
     record = open_record(job, layout)
     view = open_view(record.status.stages, sys.stdout, os.environ)
+    run = record.layout
+    status, request = run.status.name, run.stop_request.name
     # The mirror goes on until the cluster has ended, and what its processes wrote is there.
     with (
-        Mirror(record.layout.folder, record.is_ours, frozenset({record.layout.status.name})),
+        Mirror(run.folder, record.is_ours, frozenset({status}), (request,)),
         _cluster(plan, address, dashboard, ship_code) as cluster,
         view,
     ):

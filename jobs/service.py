@@ -9,7 +9,7 @@ from pathlib import Path
 from jobs.errors import RaysmithError, UserError
 from jobs.plan.resolve import Plan
 from jobs.record import RunStatus, StageStatus, is_live, read_status
-from jobs.state import StageState
+from jobs.stopping import ask_to_stop
 from storage.layout import AttemptLayout, RunLayout
 from workloads.models.check import check_weights
 from workloads.models.resolve import resolve_model
@@ -18,16 +18,17 @@ from workloads.serve.updates import Outcome, ask_for, outcome_of
 _POLL_S = 0.2
 
 
-def stop(layout: RunLayout, *, wait: bool) -> RunStatus:
+def stop(layout: RunLayout, *, wait: bool, now: bool = False) -> RunStatus:
     """Asks a run to stop; returns how it stands, which is at its end when `wait` is set.
+
+    Training commits a checkpoint first and a service ends its answers, but when it is asked a
+    second time, or with `now`: then the run ends at once.
 
     Raises:
         UserError: if no process drives the run.
     """
     status = _live(layout)
-    for stage in status.stages:
-        if stage.state is StageState.RUNNING:
-            layout.stage(stage.name).stop_request.touch()
+    ask_to_stop(layout, status, now=now)
     while wait and is_live(status := read_status(layout)):
         time.sleep(_POLL_S)
     return status

@@ -47,6 +47,10 @@ class FailureClass(StrEnum):
     DEVICE_OUT_OF_MEMORY = "device_out_of_memory"
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
     INFRASTRUCTURE = "infrastructure"
+    STALLED = "stalled"
+    """Nothing got on for as long as the stage allows."""
+    STORAGE = "storage"
+    """The storage is full, read-only, or refuses the credentials."""
     NODE_LOST = "node_lost"
     """A machine went away, or was taken."""
     DEADLINE = "deadline"
@@ -60,16 +64,24 @@ class FailureClass(StrEnum):
         """How many times a stage is tried again after failures of this class; `inf` for always."""
         return _MAX_RETRIES[self]
 
+    @property
+    def counts_as(self) -> FailureClass:
+        """The class whose retries a failure of this one uses up."""
+        return FailureClass.INFRASTRUCTURE if self is FailureClass.STALLED else self
+
 
 _MAX_RETRIES = {
     FailureClass.USER_ERROR: 0,
     FailureClass.DEVICE_OUT_OF_MEMORY: 0,
     FailureClass.HOST_OUT_OF_MEMORY: 1,
     FailureClass.INFRASTRUCTURE: 3,
+    FailureClass.STALLED: 3,
+    FailureClass.STORAGE: 0,
     FailureClass.NODE_LOST: inf,
     FailureClass.DEADLINE: 0,
     FailureClass.GATE_NOT_MET: 0,
-    FailureClass.UNKNOWN: 0,
+    # Only where it has come on since the last failure, see `workloads.failures.Retries`.
+    FailureClass.UNKNOWN: 1,
 }
 
 _START = frozenset({StageState.PENDING, StageState.RUNNING})

@@ -69,6 +69,14 @@ class AttemptLayout:
         """Asks the attempt's train workers to end at once, with nothing saved."""
         return self.folder / "end_request"
 
+    def worker_process(self, rank: int) -> Path:
+        """Where the train worker of this rank runs: its node and process id."""
+        return self.folder / f"worker_{rank}.json"
+
+    def worker_processes(self) -> list[Path]:
+        """The files of all train workers that have started."""
+        return sorted(self.folder.glob("worker_*.json"))
+
     @property
     def progress_json(self) -> Path:
         """The newest progress that training pushed."""
@@ -269,6 +277,11 @@ class RunLayout:
     def status(self) -> Path:
         """What the controller observed last."""
         return self.folder / "status.json"
+
+    @property
+    def stop_request(self) -> Path:
+        """How often, and which driver, was asked to stop the run."""
+        return self.folder / "stop_request"
 
     @property
     def events(self) -> Path:

@@ -48,12 +48,14 @@ class Mirror:
     """Keeps the store up to date with a folder while a `with` block goes on; at its end whole.
 
     `may_write` is asked before each round. `elsewhere` are names of files in the folder that are
-    stored by other means. Where the folder is on a disk there is nothing to do, and nothing is.
+    stored by other means, and `requests` those of files that others leave in the store. Where the
+    folder is on a disk there is nothing to do, and nothing is.
     """
 
     folder: Path
     may_write: Callable[[], bool] = lambda: True
     elsewhere: frozenset[str] = frozenset()
+    requests: tuple[str, ...] = ()
     _stored: dict[Path, _Stored] = field(default_factory=dict)
     _ended: Event = field(default_factory=Event)
     _thread: Thread | None = None
@@ -80,6 +82,8 @@ class Mirror:
     def _round(self, place: Place, *, last: bool) -> None:
         try:
             if self.may_write():
+                for name in self.requests:
+                    pull_file(self.folder / name)
                 self.store(place, last=last)
         except RaysmithError as error:
             # Work goes on, and the next round tries again.
@@ -157,6 +161,13 @@ def pull_file(path: Path) -> None:
     """Brings one mirrored file here, or removes it where the store has none any more."""
     if place := place_of(path):
         _bring(place, place.key, path)
+
+
+def remove_file(path: Path) -> None:
+    """Removes a file, here and in the store."""
+    path.unlink(missing_ok=True)
+    if place := place_of(path):
+        place.store.delete(place.key)
 
 
 def push_file(path: Path) -> None:

@@ -18,12 +18,20 @@ class Workload:
     hold: str | None = None
     """Looks whether an artifact that is there already is what the plan demands now, where it can
     demand more of the same artifact."""
+    exclusive: bool = False
+    """Whether no other stage may run at the same time, since it sets what the whole process shares,
+    or takes all the room that there is."""
 
 
 WORKLOADS = {
     "sft": Workload(check="workloads.train.check:check", run="workloads.train.run:run"),
     "grpo": Workload(check="workloads.grpo.check:check", run="workloads.grpo.run:run"),
-    "sweep": Workload(check="workloads.sweep.check:check", run="workloads.sweep.run:run"),
+    "sweep": Workload(
+        check="workloads.sweep.check:check",
+        run="workloads.sweep.run:run",
+        # It sets Ray Tune's environment variables, and makes as many trials as the cluster holds.
+        exclusive=True,
+    ),
     "evaluate": Workload(
         check="workloads.evaluate.check:check",
         run="workloads.evaluate.run:run",

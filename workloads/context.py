@@ -42,14 +42,15 @@ class SharedCluster(Cluster, Protocol):
     ) -> AbstractContextManager[None]:
         """Waits until there is room for all that a stage needs, and keeps it for the block.
 
-        `tell` is told what is waited for, every second.
+        `owner` stands for the stage in this run. `tell` is told what is waited for, every second;
+        what it raises ends the wait. May be called from several threads.
 
         Raises:
             ClusterUnfit: if there never will be.
         """
 
-    def lost_nodes(self, wait_s: float = 0) -> tuple[str, ...]:
-        """The nodes that there were when the room was given, and that are gone.
+    def lost_nodes(self, owner: str, wait_s: float = 0) -> tuple[str, ...]:
+        """The nodes that there were when the owner was given its room, and that are gone.
 
         Where none is, it waits up to `wait_s` seconds for Ray to notice one.
         """

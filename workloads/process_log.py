@@ -8,10 +8,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock, get_ident
 from typing import Any, TextIO, cast
 
 from jobs.masking import Mask, masker
 from storage.layout import AttemptLayout
+
+_LOCK = Lock()
+_OPEN: dict[int, logging.Handler] = {}
+"""The logs that are open, by the thread whose attempt each is of."""
+_LEVEL_BEFORE = logging.WARNING
+"""What the root logger let pass before the first of them was opened."""
 
 
 def print_to(log: Path) -> None:
@@ -32,19 +39,40 @@ def print_to(log: Path) -> None:
 
 @contextmanager
 def log_file(attempt: AttemptLayout) -> Iterator[None]:
-    """Sends what is logged in this process to the attempt's log."""
+    """Sends what is logged in this process to the attempt's log.
+
+    Several attempts may be at work at once, each in a thread of its own: what another of these
+    threads logs goes to its own log alone. What other threads log, such as Ray's, goes to all.
+    """
     handler = logging.FileHandler(attempt.driver_log, encoding="utf-8")
     handler.setFormatter(_MaskedLines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
+    handler.addFilter(lambda record: _OPEN.get(record.thread or 0, handler) is handler)
+    _open(handler)
     try:
         yield
     finally:
-        root.setLevel(level)
+        _close(handler)
+
+
+def _open(handler: logging.Handler) -> None:
+    global _LEVEL_BEFORE
+    root = logging.getLogger()
+    with _LOCK:
+        if not _OPEN:
+            _LEVEL_BEFORE = root.level
+            root.setLevel(logging.INFO)
+        _OPEN[get_ident()] = handler
+        root.addHandler(handler)
+
+
+def _close(handler: logging.Handler) -> None:
+    root = logging.getLogger()
+    with _LOCK:
         root.removeHandler(handler)
-        handler.close()
+        del _OPEN[get_ident()]
+        if not _OPEN:
+            root.setLevel(_LEVEL_BEFORE)
+    handler.close()
 
 
 class _Masked:

@@ -9,6 +9,7 @@ from jobs.plan.resolve import Plan, StagePlan
 from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage
+from jobs.spec.merge import MergeSpec
 from jobs.spec.rewards import RewardSpec
 from jobs.spec.sample import SampleSpec
 from jobs.spec.serve import ServeSpec
@@ -119,7 +120,8 @@ def _of(spec: Stage, cpus: int) -> Iterable[Processes]:
         return (
             Processes("replica", spec.replicas.max, own, spec.gpus_per_replica or 0, "replicas"),
         )
-    return (Processes("task", 1, cpus, 0, "kind"),)
+    # A merge adds and writes weights in one of Ray's tasks, which has one core.
+    return (Processes("task", 1, 1 if isinstance(spec, MergeSpec) else cpus, 0, "kind"),)
 
 
 def _trainers(spec: SftSpec | GrpoSpec, cpus: int) -> Processes:

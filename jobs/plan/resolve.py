@@ -35,8 +35,8 @@ from jobs.spec.sweep import SweepSpec
 _PLAN_VERSION = 1
 
 _NOT_IN_KEY = (
-    "resources", "after", "hub_token", "checkpoint", "gate", "max_concurrent_trials",
-    "max_failed_trials",
+    "resources", "after", "retry", "stall_timeout", "hub_token", "checkpoint", "gate",
+    "max_concurrent_trials", "max_failed_trials",
 )  # fmt: skip
 _NOT_IN_KEY_OF = {
     "training": (

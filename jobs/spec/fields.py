@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 """Names become folder names, in every storage: lower case, no separators."""
@@ -42,33 +42,6 @@ class Input:
     value: str
     accepts: tuple[Artifact, ...]
     """What it may be."""
-
-
-class StageSpec(Spec):
-    """What all kinds of stage have in common. Each kind adds `kind: Literal[...]`."""
-
-    after: tuple[str, ...] = ()
-    """Stages that must end well before this one starts, where no artifact says so already."""
-
-    @property
-    def produces(self) -> Artifact:
-        """What the stage leaves for others."""
-        raise NotImplementedError
-
-    @property
-    def takes(self) -> dict[str, Input]:
-        """What may be another stage's artifact, by field, such as `rewards[0].model`."""
-        raise NotImplementedError
-
-    @property
-    def processes_at_once(self) -> int:
-        """Processes that compute at the same time."""
-        return 1
-
-    @property
-    def cpus_per_process(self) -> int | None:
-        """CPU cores of each of them, where the spec says it."""
-        return None
 
 
 def _check_secret(value: str) -> str:
@@ -140,6 +113,55 @@ def _check_duration(text: str) -> str:
 
 Duration = Annotated[str, AfterValidator(_check_duration), Field(examples=["90m", "24h"])]
 """A duration in words, of seconds, minutes, hours or days; `duration_s` reads it."""
+
+
+class RetrySpec(Spec):
+    """How often a stage is tried again after failures that may mend themselves.
+
+    Their class decides whether they do: a lost machine always, infrastructure three times in a row
+    without a newly committed step, a worker out of memory once, a mistake in the spec never.
+    """
+
+    max_attempts: PositiveInt | None = None
+    """The most attempts of the stage in one run of the command, whatever failed. When absent, the
+    classes of failure alone decide."""
+    backoff: Duration = "1s"
+    """The wait before the second attempt; it doubles with each further failure of a class."""
+    max_backoff: Duration = "60s"
+    """The longest wait between two attempts."""
+
+
+class StageSpec(Spec):
+    """What all kinds of stage have in common. Each kind adds `kind: Literal[...]`."""
+
+    after: tuple[str, ...] = ()
+    """Stages that must end well before this one starts, where no artifact says so already."""
+    retry: RetrySpec = RetrySpec()
+    """How often it is tried again."""
+    stall_timeout: Duration = "30m"
+    """How long a stage may show no progress before its workers are ended and it is tried again. Up
+    to its first step it may take twice as long, and ten minutes at least."""
+
+    @property
+    def produces(self) -> Artifact:
+        """What the stage leaves for others."""
+        raise NotImplementedError
+
+    @property
+    def takes(self) -> dict[str, Input]:
+        """What may be another stage's artifact, by field, such as `rewards[0].model`."""
+        raise NotImplementedError
+
+    @property
+    def processes_at_once(self) -> int:
+        """Processes that compute at the same time."""
+        return 1
+
+    @property
+    def cpus_per_process(self) -> int | None:
+        """CPU cores of each of them, where the spec says it."""
+        return None
+
 
 ModelReference = Annotated[
     str,

@@ -287,6 +287,10 @@ class SweepSpec(StageSpec):
     def _trial_is_part_of_this_stage(self) -> SweepSpec:
         if self.trial.after:
             raise ValueError("trial.after has no use in a trial; write `after` beside `trial`")
+        if "stall_timeout" in self.trial.model_fields_set:
+            raise ValueError(
+                "trial.stall_timeout has no use in a trial; write `stall_timeout` beside `trial`"
+            )
         if self.budget.gpu_hours and not self.trial.resources.gpus_per_worker:
             raise ValueError(
                 "budget.gpu_hours counts GPUs, and the trial's workers have none; set "

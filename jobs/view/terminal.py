@@ -101,7 +101,9 @@ class PlainView:
         """See `View`."""
 
     def _line(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        # In one piece: stages tell from threads of their own.
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
 
 
 class LiveView:

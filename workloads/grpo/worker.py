@@ -9,11 +9,11 @@ from typing import Any
 
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.tuner import FullSpec
+from workloads.train.ending import end_when_asked
 from workloads.train.setup import (
     Ready,
     Timer,
     TrainTask,
-    end_when_asked,
     log_to,
     save_checkpoint,
     set_up,

@@ -69,8 +69,8 @@ def save(
             share |= {f"{key}:{name}": tensor for key, tensor in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)  # on a machine of its own
     own = [f"optimizer-{rank:05d}.safetensors", f"rng-{rank:05d}.safetensors"]
-    for name, content in zip(own, (share, _rng_state()), strict=True):
-        save_file(content, folder / name)
+    for name, tensors in zip(own, (share, _rng_state()), strict=True):
+        save_file(tensors, folder / name)
     if rank == 0:
         save_model(engine.module, weights, tokenizer, folder)
         whole = {**state, "world_size": world_size, "loss_scale": loss_scale(engine)}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from jobs.observed import write_phase
@@ -29,11 +26,6 @@ if TYPE_CHECKING:
 
     from workloads.train.dropout import RowKeys
     from workloads.train.monitor import Monitor
-
-
-_LOOK_EVERY_S = 2.0
-
-log = logging.getLogger("raysmith")
 
 
 @dataclass(frozen=True)
@@ -109,21 +101,6 @@ def log_to(task: TrainTask) -> None:
     from ray.train import get_context
 
     print_to(task.attempt.worker_log(get_context().get_world_rank()))
-
-
-def end_when_asked(task: TrainTask) -> None:
-    """Has this process end when the controller asks for it.
-
-    A worker may wait for ever for what a lost node does not send, and can't look up meanwhile.
-    """
-
-    def look() -> None:
-        while not task.attempt.end_request.exists():
-            time.sleep(_LOOK_EVERY_S)
-        log.error("ended, since training stood still after a node was lost")
-        os._exit(1)
-
-    Thread(target=look, name="end-request", daemon=True).start()
 
 
 def tell(task: TrainTask, phase: str) -> None:

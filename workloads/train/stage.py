@@ -7,10 +7,12 @@ attempt, once it knows what kind of failure it was.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,11 +21,12 @@ from jobs.errors import RaysmithError
 from jobs.observed import write_phase
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sft import SftSpec
+from jobs.state import FailureClass
 from storage.commit import Newest, adopt, newest_committed, read_committed
 from workloads.context import StageContext
 from workloads.data.sources import found_template
 from workloads.data.stream import Stream
-from workloads.failures import LOST_CONNECTION, root
+from workloads.failures import LOST_CONNECTION, classify, root
 from workloads.models.resolve import ModelSource
 from workloads.models.taken import model_folder, taken_model
 from workloads.train.crew import Order, WorkerFunction
@@ -119,7 +122,7 @@ def _trainer(
 
     resources, gpu = task.spec.resources, task.spec.resources.gpus_per_worker > 0
     return TorchTrainer(
-        function,
+        partial(_timed, function),
         train_loop_config=config,
         torch_config=torch_config(gpu=gpu),
         scaling_config=ScalingConfig(
@@ -139,15 +142,34 @@ def _trainer(
 
 
 def first_failure(failures: Mapping[int, Exception]) -> tuple[int, BaseException]:
-    """The failure that made the others fail: a process that died, else an error of its own."""
-    from ray.exceptions import RayActorError
+    """The failure that made the others fail.
 
-    def collateral(item: tuple[int, BaseException]) -> tuple[bool, bool, int]:
+    That is one that says of itself what it is, such as out of memory; else a process that died;
+    else the worker's error that came first. What a worker says of a lost peer comes last.
+    """
+
+    def collateral(item: tuple[int, BaseException]) -> tuple[int, float, int]:
         rank, error = item
         lost_a_peer = any(text in str(error) for text in LOST_CONNECTION)
-        return (lost_a_peer, not isinstance(error, RayActorError), rank)
+        order = _COLLATERAL if lost_a_peer else _ORDER.get(classify(error), 0)
+        return order, getattr(error, _FAILED_AT, inf), rank
 
     return min(((rank, root(error)) for rank, error in failures.items()), key=collateral)
+
+
+_ORDER = {FailureClass.INFRASTRUCTURE: 1, FailureClass.UNKNOWN: 2}
+_COLLATERAL = 3
+_FAILED_AT = "failed_at"
+"""The attribute of a worker's error that says when it was raised, in seconds since the epoch."""
+
+
+def _timed(function: WorkerFunction, config: dict[str, Any]) -> Any:
+    """Calls a worker function; an error that it raises says when."""
+    try:
+        return function(config)
+    except Exception as error:
+        setattr(error, _FAILED_AT, time.time())
+        raise
 
 
 def _described(error: BaseException) -> str:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import RaysmithError
 from jobs.spec.sft import SftSpec
+from workloads.train.ending import end_when_asked
 from workloads.train.setup import (
     Timer,
     TrainTask,
-    end_when_asked,
     log_to,
     save_checkpoint,
     set_up,

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import cluster.local
 from cluster.local import LocalCluster, cores
 from jobs.errors import ClusterError
+from jobs.plan.resolve import StagePlan
+from jobs.spec.sft import SftSpec
 
 
 class FakeRay(ModuleType):
@@ -41,6 +44,66 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(cluster.local, "cores", lambda: 8)
     return fake
+
+
+def _stage(name: str, cpus: int | None, workers: int = 1) -> StagePlan:
+    resources = {"workers": workers, **({"cpus_per_worker": cpus} if cpus else {})}
+    spec = SftSpec.model_validate(
+        {"kind": "sft", "model": "m", "dataset": {"train": [{"path": "x"}]}, "resources": resources}
+    )
+    return StagePlan(name, spec, (), {}, "adapter")
+
+
+def _room(local: LocalCluster, stage: StagePlan, patience: int = 0) -> tuple[bool, list[str]]:
+    """Whether a stage is given room before it was told so often to wait, and what it was told."""
+    told: list[str] = []
+
+    def tell(reason: str) -> None:
+        told.append(reason)
+        if len(told) > patience:
+            raise TimeoutError
+
+    try:
+        with local.room(stage, stage.name, tell):
+            return True, told
+    except TimeoutError:
+        return False, told
+
+
+def test_stages_whose_cores_fit_together_run_side_by_side(ray: FakeRay) -> None:
+    local = LocalCluster(workers=1, cpus_per_worker=8)
+    with local.room(_stage("one", 4), "one", print):
+        assert _room(local, _stage("two", 4)) == (True, [])
+        assert _room(local, _stage("all", None)) == (False, ["8 CPUs: 4 of 8 in use by one"])
+        with local.room(_stage("two", 2, workers=2), "two", print):
+            waits, told = _room(local, _stage("three", 1))
+            assert (waits, told) == (False, ["1 CPUs: 8 of 8 in use by one; two"])
+    assert _room(local, _stage("all", None)) == (True, [])
+
+
+def test_a_stage_with_more_processes_than_cores_has_the_machine_to_itself(ray: FakeRay) -> None:
+    local = LocalCluster(workers=12, cpus_per_worker=None)
+    with local.room(_stage("many", None, workers=12), "many", print):
+        assert not _room(local, _stage("one", 1))[0]
+
+
+def test_who_waits_is_woken_when_there_is_room(ray: FakeRay) -> None:
+    local, waits, leave = LocalCluster(1, 8), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with local.room(_stage("one", 8), "one", print):
+            waits.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    while not local._bookings._claims:
+        leave.wait(0.001)
+
+    def tell(reason: str) -> None:
+        waits.set()
+
+    with local.room(_stage("two", 8), "two", tell):
+        holder.join()
 
 
 def test_ray_is_started_once_and_ended_with_the_block(ray: FakeRay) -> None:

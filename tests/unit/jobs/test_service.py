@@ -12,6 +12,7 @@ from jobs.plan.resolve import resolve
 from jobs.record import Record, StageStatus
 from jobs.service import stop, update
 from jobs.state import RunState, StageState
+from jobs.stopping import GRACEFUL, StopRequests
 from storage.layout import Layout, RunLayout
 from workloads.serve.updates import Outcome, answer, next_request
 
@@ -53,10 +54,8 @@ def later(act: "threading.Thread") -> None:
 
 
 def test_a_run_is_asked_to_stop_and_waited_for(record: Record) -> None:
-    request = record.layout.stage("serve").stop_request
-    request.parent.mkdir(parents=True)
     assert stop(record.layout, wait=False).state is RunState.RUNNING
-    assert request.exists()
+    assert StopRequests(record.layout).times == GRACEFUL
 
     def end() -> None:
         time.sleep(0.05)

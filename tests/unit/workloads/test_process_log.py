@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,3 +67,29 @@ raise ValueError("refused: " + os.environ["MY_API_KEY"])
     assert "from a child" in text
     assert "ValueError: refused: ***" in text
     assert "opensesame" not in text
+
+
+def test_threads_at_work_at_once_have_a_log_each(tmp_path: Path) -> None:
+    root, meeting = logging.getLogger(), threading.Barrier(3, timeout=30)
+    before = root.level
+    attempts = [AttemptLayout(tmp_path / name) for name in ("one", "two")]
+
+    def work(attempt: AttemptLayout) -> None:
+        attempt.folder.mkdir()
+        with log_file(attempt):
+            logging.getLogger("a.part").info("in %s", attempt.folder.name)
+            meeting.wait()
+            meeting.wait()
+
+    threads = [threading.Thread(target=work, args=(attempt,)) for attempt in attempts]
+    for thread in threads:
+        thread.start()
+    meeting.wait()
+    logging.getLogger("machinery").info("of both")
+    meeting.wait()
+    for thread in threads:
+        thread.join()
+    for attempt in attempts:
+        lines = [line.split(": ", 1)[1] for line in attempt.driver_log.read_text().splitlines()]
+        assert lines == [f"in {attempt.folder.name}", "of both"]
+    assert root.level == before

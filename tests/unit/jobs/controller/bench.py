@@ -14,6 +14,7 @@ from jobs.observed import Progress, read_status
 from jobs.plan.resolve import StagePlan, resolve
 from jobs.record import Record, StageStatus
 from jobs.state import RunState, StageState
+from jobs.stopping import ask_to_stop
 from jobs.view.terminal import PlainView
 from storage.commit import begin, commit
 from storage.layout import Layout
@@ -67,7 +68,7 @@ class Machine:
             tell(self.waits.pop(0))
         yield
 
-    def lost_nodes(self, wait_s: float = 0) -> tuple[str, ...]:
+    def lost_nodes(self, owner: str, wait_s: float = 0) -> tuple[str, ...]:
         return self.lost
 
     def connect(self) -> None:
@@ -131,6 +132,10 @@ class Bench:
         self.record = self.open()
         self.controller = Controller(self._job(), self.record, self.layout, self.machine, self.view)
         return self.controller.run()
+
+    def ask_to_stop(self, *, now: bool = False) -> int:
+        """Asks as `raysmith stop` does, from elsewhere."""
+        return ask_to_stop(self.record.layout, read_status(self.record.layout), now=now)
 
     def _job(self) -> Job:
         checked = Checked(self.keys, (), {})

@@ -1,30 +1,34 @@
 """The bench of the controller's tests."""
 
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import jobs.controller
+import jobs.stage_run
+from jobs.state import FailureClass
 from tests.unit.jobs.controller.bench import Bench
 from workloads import WORKLOADS, Workload
+from workloads.failures import Retries
 
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that the controller would have waited between attempts."""
+    """The seconds that stages would have waited between attempts."""
     seconds: list[float] = []
 
-    class Clock:
-        @staticmethod
-        def sleep(duration: float) -> None:
-            seconds.append(duration)
+    class Hasty(Retries):
+        def wait_s(
+            self, kind: FailureClass, committed: frozenset[str] = frozenset()
+        ) -> float | None:
+            wait_s = super().wait_s(kind, committed)
+            if wait_s is not None:
+                seconds.append(wait_s)
+            return None if wait_s is None else 0.0
 
-        monotonic = staticmethod(time.monotonic)
-
-    monkeypatch.setattr(jobs.controller, "time", Clock)
+    monkeypatch.setattr(jobs.stage_run, "Retries", Hasty)
     return seconds
 
 

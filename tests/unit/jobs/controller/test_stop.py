@@ -62,7 +62,7 @@ def test_the_second_stop_ends_at_once(bench: Bench) -> None:
     with pytest.raises(Interrupted):
         bench.run()
     let_go.set()
-    assert bench.states() == [StageState.STOPPED, StageState.PENDING]
+    assert bench.states() == [StageState.STOPPED, StageState.SKIPPED]
     assert read_status(bench.record.layout).state is RunState.STOPPED
 
 
