@@ -25,12 +25,12 @@ def attached_env() -> dict[str, Any]:
     return {"py_modules": _modules(), "env_vars": {**variables, "PYTHONSAFEPATH": "1"}}
 
 
-def stays_here(working_dir: Path, storage: Path) -> list[str]:
+def stays_here(working_dir: Path, storage: Path | None) -> list[str]:
     """What of a working directory does not travel, as patterns of .gitignore."""
     patterns = [".git", ".venv", "__pycache__"]
     if is_our_checkout(working_dir):
         patterns += [f"/{name}" for name in (*PACKAGES, "tests", "docs")]
-    if storage.is_relative_to(working_dir) and storage != working_dir:
+    if storage and storage.is_relative_to(working_dir) and storage != working_dir:
         patterns.append(f"/{storage.relative_to(working_dir).as_posix()}")
     return patterns
 

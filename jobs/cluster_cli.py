@@ -17,7 +17,6 @@ from jobs.options import (
     address_option,
     backend_option,
     current_profile,
-    layout_of,
     needed_address,
     profile_option,
     resolve_job,
@@ -76,10 +75,12 @@ def submit(
     from cluster.ray_jobs import RayJobs, entrypoint, metadata
     from cluster.runtime_env import stays_here, submitted_env
     from jobs.submission import check_files, checked_folder, digest, pack
+    from storage.uri import parse_uri
 
     profile = current_profile()
     # A relative folder would be looked for in the folder that the job has on the cluster.
-    root = str(layout_of(storage).root)
+    where = parse_uri(storage)
+    root = str(where.local_path or where)
     loaded, plan = resolve_job(spec, overrides, root)
     folder = None if no_working_dir else checked_folder(working_dir)
     check_files(loaded, folder)
@@ -87,7 +88,7 @@ def submit(
     grace_s = stop_grace_s()
     with tempfile.TemporaryDirectory(prefix="raysmith-") as scratch:
         packed = pack(Path(scratch), loaded, plan, profile, overrides, folder, ship_code=ship_code)
-        excludes = stays_here(folder, Path(root)) if folder else []
+        excludes = stays_here(folder, where.local_path) if folder else []
         environment = submitted_env(
             folder, excludes, packed, grace_s, _variables(profile, loaded.text)
         )

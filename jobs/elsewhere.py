@@ -64,8 +64,11 @@ class OnRay:
     def status(self, name: str) -> None:
         """How a job stands; where its storage is reached from here, its stages too."""
         from cluster.ray_jobs import run_folder
+        from jobs.observed import is_recorded
         from jobs.view.status import duration, render_status
         from storage.layout import RunLayout
+        from storage.mirror import pull
+        from storage.working_copy import here
 
         job = self._jobs.named(name)
         folder = run_folder(self._jobs.log(job.id)) if job.state != "PENDING" else None
@@ -75,8 +78,10 @@ class OnRay:
         if job.message and (job.state == "PENDING" or not folder):
             lines.append(job.message)
         click.echo("\n".join(lines))
-        if folder and RunLayout(Path(folder)).status.is_file():
-            click.echo(render_status(RunLayout(Path(folder))))
+        run = RunLayout(here(Path(folder))) if folder else None
+        if run and is_recorded(run):
+            pull(run.folder)
+            click.echo(render_status(run))
         elif folder:
             last = self._jobs.log(job.id).rstrip().splitlines()[-5:]
             click.echo("\n".join((f"folder: {folder} (not reached from here)", *last)))

@@ -156,6 +156,12 @@ def read_status(layout: RunLayout) -> RunStatus:
     return status_of(layout, data)
 
 
+def is_recorded(layout: RunLayout) -> bool:
+    """Whether there is a run in the folder."""
+    pull_file(layout.status)
+    return layout.status.is_file()
+
+
 def status_of(layout: RunLayout, data: bytes) -> RunStatus:
     """The status that a file of it holds. Raises UserError where this version can't read it."""
     try:

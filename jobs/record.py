@@ -25,6 +25,7 @@ from jobs.observed import (
     RunStatus,
     StageStatus,
     is_live,
+    is_recorded,
     read_progress,
     read_status,
     status_of,
@@ -276,7 +277,7 @@ def resolve_run(layout: Layout, text: str = "") -> RunLayout:
     Raises:
         UserError: there is no such run; the message lists the newest ones.
     """
-    if text and RunLayout(Path(text)).status.is_file():
+    if text and is_recorded(RunLayout(Path(text))):
         return RunLayout(Path(text).absolute())
     runs = [found for name in layout.names() for found in recorded_runs(layout, name)]
     runs.sort(key=lambda found: found[1].updated_at, reverse=True)

@@ -101,10 +101,12 @@ def _kubernetes(profile: LoadedProfile) -> KubernetesSpec:
 
 def _storage(profile: LoadedProfile, kubernetes: KubernetesSpec) -> str:
     storage = profile.spec.storage
+    if storage and storage.startswith("s3://"):
+        return storage
     if not storage or not PurePosixPath(storage).is_absolute():
         raise UserError(
             f"{profile.path}: storage is {storage!r}, and pods share no current folder",
-            "give it as an absolute path in the pods, such as /mnt/raysmith/runs",
+            "give it as an absolute path in the pods, such as /mnt/raysmith/runs, or as s3://...",
         )
     mount = kubernetes.storage and PurePosixPath(kubernetes.storage.mount_path)
     if mount and not PurePosixPath(storage).is_relative_to(mount):
