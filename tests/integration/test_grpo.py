@@ -23,9 +23,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600
 
 COMMAND = [sys.executable, "-m", "jobs.cli"]
 STEPS, GENERATIONS, PROMPTS = 8, 4, 4
+CANARY = "c4n4ry-in-a-c0al-mine"
+"""A secret, which user code prints and raises errors with; it must be found nowhere."""
 
 REWARDS = '''
 """Rewards of the test."""
+import os
 import time
 
 
@@ -38,7 +41,8 @@ def vowels(completions, **columns):
 async def picky(completions, number, **columns):
     """Fails on every tenth row."""
     if any(n % 10 == 3 for n in number):
-        raise ArithmeticError(f"row {number[0]} is not to its taste")
+        print("the secret is", os.environ["MY_SECRET"])
+        raise ArithmeticError(f"row {number[0]} is not to its taste: {os.environ['MY_SECRET']}")
     return [0.1] * len(completions)
 '''
 
@@ -58,6 +62,7 @@ stages:
   rl:
     kind: grpo
     model: {asked_model}
+    hub_token: "${{secret:MY_SECRET}}"
     dataset: {{train: [./rows.jsonl], max_length: 64}}
     rewards:
       - {{import_path: "my_rewards:vowels", weight: 1.0}}
@@ -93,7 +98,7 @@ class Run:
         command = [*COMMAND, "run", str(self.spec), "--storage", str(self.storage), *self.options]
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
+            start_new_session=True, env={**os.environ, "MY_SECRET": CANARY},
         )  # fmt: skip
 
     def again(self) -> None:
@@ -156,10 +161,17 @@ class Run:
         trained = [p for first, stop in ledger["trained"] for p in range(first, stop + 1)]
         assert len(trained) == len(set(trained)) == STEPS * PROMPTS
         assert (self.layout.artifact("rl") / "adapter_model.safetensors").is_file()
+        told = [p for p in self.storage.rglob("*") if p.is_file() and told_in(p.read_bytes())]
+        assert not told
         for completion in self.lines("completions.jsonl"):
             if completion.get("failures"):
                 assert completion["advantage"] == 0
                 assert completion["reward"] is None
+
+
+def told_in(content: bytes) -> bool:
+    """Whether the secret is in it."""
+    return CANARY.encode() in content
 
 
 def gone(processes: list[psutil.Process]) -> None:
@@ -182,12 +194,14 @@ def test_the_only_engine_is_killed_twice(spec: Path, tmp_path: Path) -> None:
     def recovered(times: int) -> bool:
         return len(run.events("rollout_actor_recovered")) == times
 
+    assert not any(told_in(" ".join(p.cmdline()).encode()) for p in run.children())
     for kills in (1, 2):
         os.kill(run.events("rollout_actor_up")[-1]["pid"], signal.SIGKILL)
         run.wait_until(partial(recovered, kills))
     processes = run.children()
     output = run.finish()
     gone(processes)
+    assert not told_in(output.encode())
     run.check()
     assert "2 rollout actors were replaced" in output
 
