@@ -89,6 +89,18 @@ class NodeLost(ClusterError):
     """A machine that the job used went away."""
 
 
+class StorageError(RaysmithError):
+    """The storage does not answer, or not as it should; it may be well again later."""
+
+
+class StorageRefused(UserError):
+    """The storage refuses, and will until somebody changes something: no use in trying again."""
+
+
+class NotSupported(StorageRefused):
+    """The storage lacks an ability, such as conditional writes."""
+
+
 class DeadlinePassed(RaysmithError):
     """The run took as long as its profile allows."""
 

@@ -1,10 +1,16 @@
 """The backend that lives in this process: for tests, and for trying things out."""
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Lock
 
-from storage.backend import Entry, MissingKey
-from storage.names import check_key, check_prefix
+from storage.backend import Entry, MissingKey, Tagged
+from storage.disk_errors import disk_errors
+from storage.durable import replace_file
+from storage.manifest import FileEntry
+from storage.names import check_key, check_prefix, check_range
+from storage.uri import StorageUri
 
 
 class MemoryBackend:
@@ -28,6 +34,11 @@ class MemoryBackend:
             raise MissingKey(f"there is no {key!r} in memory://{self._name}")
         return data
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """See `Backend`."""
+        check_range(start, length)
+        return self.read_bytes(key)[start : start + length]
+
     def exists(self, key: str) -> bool:
         """See `Backend`."""
         with self._lock:
@@ -43,6 +54,11 @@ class MemoryBackend:
                 if key.startswith(prefix)
             ]
         yield from entries
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """See `Backend`."""
+        below = [entry.key.removeprefix(prefix) for entry in self.list(prefix)]
+        return tuple(sorted({name.partition("/")[0] for name in below if "/" in name}))
 
     def delete(self, key: str) -> None:
         """See `Backend`."""
@@ -65,6 +81,49 @@ class MemoryBackend:
             self._objects[key] = bytes(data)
             return True
 
+    def read_tagged(self, key: str) -> Tagged:
+        """See `Backend`."""
+        data = self.read_bytes(key)
+        return Tagged(data, _tag(data))
+
+    def replace(self, key: str, data: bytes, tag: str) -> str | None:
+        """See `Backend`."""
+        with self._lock:
+            current = self._objects.get(check_key(key))
+            if current is None or _tag(current) != tag:
+                return None
+            self._objects[key] = bytes(data)
+        return _tag(data)
+
+    def upload(self, path: Path, key: str) -> FileEntry:
+        """See `Backend`."""
+        check_key(key)
+        with disk_errors(path):
+            data = path.read_bytes()
+        self.write_bytes(key, data)
+        return FileEntry(key, len(data), _tag(data))
+
+    def download(self, key: str, path: Path) -> None:
+        """See `Backend`."""
+        data = self.read_bytes(key)
+        with disk_errors(path), replace_file(path) as file:
+            file.write(data)
+
+    def abort_uploads(self, prefix: str, older_than_s: float) -> tuple[str, ...]:
+        """See `Backend`: an upload into memory is never left half done."""
+        del older_than_s
+        check_prefix(prefix)
+        return ()
+
     def local_path(self, key: str) -> None:
         """See `Backend`: an object in memory has no path."""
         check_key(key)
+
+
+def open_memory(uri: StorageUri) -> MemoryBackend:
+    """A new, empty store."""
+    return MemoryBackend(uri.path)
+
+
+def _tag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
