@@ -90,12 +90,15 @@ class NodeLost(ClusterError):
 
 
 class StorageError(RaysmithError):
-    """The storage did not do what was asked, and may later."""
+    """The storage does not answer, or not as it should; it may be well again later."""
 
 
 class StorageRefused(UserError):
-    """The storage refuses: no space, read-only, no right, no or expired credentials, a clock that
-    is off."""
+    """The storage refuses, and will until somebody changes something: no use in trying again."""
+
+
+class NotSupported(StorageRefused):
+    """The storage lacks an ability, such as conditional writes."""
 
 
 class Stalled(RaysmithError):

@@ -1,7 +1,7 @@
 """The interface that every storage backend satisfies, and how one is opened.
 
-Add a backend: one file with a class that takes the path of its URI and has these methods, one
-line in `storage.BACKENDS`, one line in the contract test that runs over all backends.
+Add a backend: one file with a class that has these methods and a function that makes one of a URI,
+one line in `storage.BACKENDS`, one line in the contract test that runs over all backends.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from jobs.errors import RaysmithError, UserError
 from storage import BACKENDS
+from storage.manifest import FileEntry
 from storage.uri import StorageUri
 
 
@@ -28,19 +29,12 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Digested:
-    """What a file that was stored holds."""
-
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Tagged:
-    """An object's content, and what tells this version of it from every other."""
+    """An object as it was read, and what tells whether it is still that one."""
 
     data: bytes
     tag: str
+    """Equal for equal content, so content that comes back is taken for never changed."""
 
 
 class Backend(Protocol):
@@ -48,6 +42,16 @@ class Backend(Protocol):
 
     A key is a relative posix path (`a/b.json`); a prefix is empty or whole segments that end in
     `/`. Anything else is a ValueError. No key may also be a folder of another key.
+
+    What is written is durable when the call returns, and was seen by nobody half written. A call
+    that fails may or may not have taken effect; each may be repeated. An answer that was lost on
+    the way is asked for again by the backend itself, so `create` and `replace` tell their own
+    write from another's by its content: callers that compete must put something of their own into
+    it (an owner and a random number, a counter), or two of them may be told that they won.
+
+    All methods may be called by many threads at once, and raise, where nothing else is said:
+        StorageError: the storage fails, or does not answer; worth trying again later.
+        StorageRefused: it says no: credentials, permissions, no room; somebody must act first.
 
     Not supported: rename, append, partial writes, empty folders, locks, links, file modes.
     Publish several objects together with a marker written last, never by a rename.
@@ -62,27 +66,7 @@ class Backend(Protocol):
         ...
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        """Bytes of the object, fewer where it ends. Raises MissingKey."""
-        ...
-
-    def read_tagged(self, key: str) -> Tagged:
-        """The object and its version. Raises MissingKey."""
-        ...
-
-    def replace(self, key: str, data: bytes, tag: str) -> str | None:
-        """Write over the version of `tag`; the new version, or None when it is not the newest."""
-        ...
-
-    def upload(self, path: Path, key: str) -> Digested:
-        """Write the object from a file, over an older one."""
-        ...
-
-    def download(self, key: str, path: Path) -> None:
-        """Write the object to a file, whole or not at all. Raises MissingKey."""
-        ...
-
-    def folders(self, prefix: str) -> "Iterator[str]":
-        """The names directly below `prefix` that have objects below them, ordered."""
+        """Read `length` bytes from `start` on, fewer where the object ends. Raises MissingKey."""
         ...
 
     def exists(self, key: str) -> bool:
@@ -91,6 +75,10 @@ class Backend(Protocol):
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """All objects below `prefix`, at any depth, ordered by key."""
+        ...
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """The names directly below `prefix` that have objects below them, in order."""
         ...
 
     def delete(self, key: str) -> None:
@@ -102,7 +90,44 @@ class Backend(Protocol):
         ...
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write the object unless it exists; of many callers at once exactly one gets True."""
+        """Write the object unless it exists; of many callers at once exactly one gets True.
+
+        Raises NotSupported where the storage has no conditional writes and says so.
+        """
+        ...
+
+    def read_tagged(self, key: str) -> Tagged:
+        """Read the object with its tag, for `replace`. Raises MissingKey."""
+        ...
+
+    def replace(self, key: str, data: bytes, tag: str) -> str | None:
+        """Write over the object of this tag; its new tag, or None when it's another one or gone.
+
+        Of many callers with one tag exactly one gets a new tag. A `write_bytes` or `delete` at the
+        same moment may go unnoticed. Raises NotSupported like `create`.
+        """
+        ...
+
+    def upload(self, path: Path, key: str) -> FileEntry:
+        """Store a file as the object, and tell its size and digest; the name is the key.
+
+        A large one is sent in several parts at a time. One that fails leaves nothing behind. A
+        key has one uploader at a time. Raises also StorageRefused when `path` can't be read.
+        """
+        ...
+
+    def download(self, key: str, path: Path) -> None:
+        """Write the object to a file, whose folder must exist; nobody sees a part of it.
+
+        It is not flushed to the disk. Raises MissingKey.
+        """
+        ...
+
+    def abort_uploads(self, prefix: str, older_than_s: float) -> tuple[str, ...]:
+        """End uploads below `prefix` that were begun so long ago and never ended; what they were.
+
+        They belong to writers that were killed, and take room that `list` does not show.
+        """
         ...
 
     def local_path(self, key: str) -> Path | None:
@@ -114,7 +139,7 @@ def open_backend(uri: StorageUri) -> Backend:
     """Open the backend of `uri`; creates nothing.
 
     Raises:
-        UserError: the scheme has no backend.
+        UserError: the scheme has no backend, or its library is not installed.
     """
     target = BACKENDS.get(uri.scheme)
     if target is None:
@@ -123,5 +148,5 @@ def open_backend(uri: StorageUri) -> Backend:
             remedy=f"use one of {', '.join(sorted(BACKENDS))}",
         )
     module, _, name = target.partition(":")
-    factory = cast(Callable[[str], Backend], getattr(import_module(module), name))
-    return factory(uri.path)
+    factory = cast(Callable[[StorageUri], Backend], getattr(import_module(module), name))
+    return factory(uri)

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-from jobs.errors import RaysmithError
+from jobs.errors import NotSupported
 
 TEMP_PREFIX: Final = ".tmp-"
 """Names of unfinished files start with this; a killed writer may leave one behind."""
@@ -33,7 +33,7 @@ def create_exclusive(path: Path, data: bytes) -> bool:
     """Write `data` to `path` unless the path exists; False when it does. Atomic to readers.
 
     Raises:
-        RaysmithError: the filesystem has no hard links.
+        NotSupported: the filesystem has no hard links.
         OSError: the disk refuses for another reason.
     """
     with _temporary(path, data) as temp:
@@ -45,7 +45,7 @@ def create_exclusive(path: Path, data: bytes) -> bool:
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
-            raise RaysmithError(
+            raise NotSupported(
                 f"cannot create {path} exclusively: its filesystem has no hard links",
                 remedy="put the storage root on a local disk, NFS, Lustre or CephFS",
             ) from error
@@ -63,6 +63,21 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         shutil.copy2(source, target)
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write, which takes the place of `path` when the block ends well.
+
+    It is not flushed to the disk. The parent folder must exist. Raises OSError.
+    """
+    temp = path.with_name(f"{TEMP_PREFIX}{path.name}-{secrets.token_hex(6)}")
+    try:
+        with temp.open("xb") as file:
+            yield file
+        temp.replace(path)
+    finally:
+        temp.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 
-from storage.backend import Digested, Entry, MissingKey, Tagged
-from storage.durable import write_atomic
-from storage.names import check_key, check_prefix
+from storage.backend import Entry, MissingKey, Tagged
+from storage.disk_errors import disk_errors
+from storage.durable import replace_file
+from storage.manifest import FileEntry
+from storage.names import check_key, check_prefix, check_range
+from storage.uri import StorageUri
 
 
 class MemoryBackend:
@@ -33,36 +36,8 @@ class MemoryBackend:
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """See `Backend`."""
+        check_range(start, length)
         return self.read_bytes(key)[start : start + length]
-
-    def read_tagged(self, key: str) -> Tagged:
-        """See `Backend`."""
-        data = self.read_bytes(key)
-        return Tagged(data, hashlib.sha256(data).hexdigest())
-
-    def replace(self, key: str, data: bytes, tag: str) -> str | None:
-        """See `Backend`."""
-        with self._lock:
-            old = self._objects.get(check_key(key))
-            if old is None or hashlib.sha256(old).hexdigest() != tag:
-                return None
-            self._objects[key] = bytes(data)
-        return hashlib.sha256(data).hexdigest()
-
-    def upload(self, path: Path, key: str) -> Digested:
-        """See `Backend`."""
-        data = path.read_bytes()
-        self.write_bytes(key, data)
-        return Digested(len(data), hashlib.sha256(data).hexdigest())
-
-    def download(self, key: str, path: Path) -> None:
-        """See `Backend`."""
-        write_atomic(path, self.read_bytes(key))
-
-    def folders(self, prefix: str) -> Iterator[str]:
-        """See `Backend`."""
-        below = (entry.key.removeprefix(prefix) for entry in self.list(prefix))
-        yield from sorted({key.partition("/")[0] for key in below if "/" in key})
 
     def exists(self, key: str) -> bool:
         """See `Backend`."""
@@ -79,6 +54,11 @@ class MemoryBackend:
                 if key.startswith(prefix)
             ]
         yield from entries
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """See `Backend`."""
+        below = [entry.key.removeprefix(prefix) for entry in self.list(prefix)]
+        return tuple(sorted({name.partition("/")[0] for name in below if "/" in name}))
 
     def delete(self, key: str) -> None:
         """See `Backend`."""
@@ -101,6 +81,49 @@ class MemoryBackend:
             self._objects[key] = bytes(data)
             return True
 
+    def read_tagged(self, key: str) -> Tagged:
+        """See `Backend`."""
+        data = self.read_bytes(key)
+        return Tagged(data, _tag(data))
+
+    def replace(self, key: str, data: bytes, tag: str) -> str | None:
+        """See `Backend`."""
+        with self._lock:
+            current = self._objects.get(check_key(key))
+            if current is None or _tag(current) != tag:
+                return None
+            self._objects[key] = bytes(data)
+        return _tag(data)
+
+    def upload(self, path: Path, key: str) -> FileEntry:
+        """See `Backend`."""
+        check_key(key)
+        with disk_errors(path):
+            data = path.read_bytes()
+        self.write_bytes(key, data)
+        return FileEntry(key, len(data), _tag(data))
+
+    def download(self, key: str, path: Path) -> None:
+        """See `Backend`."""
+        data = self.read_bytes(key)
+        with disk_errors(path), replace_file(path) as file:
+            file.write(data)
+
+    def abort_uploads(self, prefix: str, older_than_s: float) -> tuple[str, ...]:
+        """See `Backend`: an upload into memory is never left half done."""
+        del older_than_s
+        check_prefix(prefix)
+        return ()
+
     def local_path(self, key: str) -> None:
         """See `Backend`: an object in memory has no path."""
         check_key(key)
+
+
+def open_memory(uri: StorageUri) -> MemoryBackend:
+    """A new, empty store."""
+    return MemoryBackend(uri.path)
+
+
+def _tag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

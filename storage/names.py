@@ -78,3 +78,9 @@ def check_prefix(prefix: str) -> str:
             raise ValueError(f"{prefix!r} is not a storage prefix: it must end in '/'")
         check_key(prefix[:-1])
     return prefix
+
+
+def check_range(start: int, length: int) -> None:
+    """Raises ValueError unless both are 0 or more."""
+    if start < 0 or length < 0:
+        raise ValueError(f"{length} bytes from {start} on is no range of an object")

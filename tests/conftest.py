@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.s3_server import s3_process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -53,6 +55,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, save_llama: SaveLlama) 
     folder = tmp_path_factory.mktemp("tiny-model")
     save_llama(folder, make_tokenizer(), vocab_size=VOCABULARY)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 of this machine's own."""
+    with s3_process() as address:
+        yield address
 
 
 def write_llama(folder: Path, tokenizer: PreTrainedTokenizerFast, **settings: Any) -> None:

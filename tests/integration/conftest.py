@@ -64,18 +64,6 @@ def asked_model(
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The address of an S3 of this machine's own."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(scope="session")
 def service(
     tiny_model: Path, save_llama: SaveLlama, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:

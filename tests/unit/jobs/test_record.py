@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import RaysmithError, UserError
+from jobs.errors import RaysmithError, StorageError, UserError
 from jobs.masking import masker
 from jobs.record import (
     Driver,
@@ -109,7 +109,7 @@ def test_events_are_masked_lines_and_come_before_the_status(
         raise OSError("disk full")
 
     monkeypatch.setattr("storage.local.write_atomic", disk_full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="the disk fails"):
         record.move("sft", StageState.FAILED, message="bad\ncorrect horse")
     last = events(record)[-1]
     assert (last["event"], last["stage"]) == ("stage", "sft")
