@@ -120,11 +120,12 @@ def plan(
         click.echo(resolved.to_json().rstrip())
     else:
         from jobs.capacity import refuse_where_it_runs
-        from jobs.record import actions
+        from jobs.runs import actions
         from workloads.check import check
 
         checked = check(loaded, resolved)
-        click.echo(plan_text(resolved, actions(layout_of(storage), resolved.name, checked.keys)))
+        layout, keys = layout_of(storage), checked.keys
+        click.echo(plan_text(resolved, actions(layout, resolved.name, checked.digest, keys)))
         for note in checked.notes:
             click.echo(note)
         for note in refuse_where_it_runs(resolved, address):
@@ -272,7 +273,7 @@ def update(run: str, model: str, stage: str | None, storage: str) -> None:
 
 
 def _run_layout(run: str, storage: str) -> RunLayout:
-    from jobs.record import resolve_run
+    from jobs.runs import resolve_run
 
     return resolve_run(layout_of(storage), run)
 

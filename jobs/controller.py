@@ -24,7 +24,8 @@ from jobs.errors import DeadlinePassed, Interrupted, RaysmithError
 from jobs.masking import Mask
 from jobs.observed import utc_now
 from jobs.plan.resolve import Plan, StagePlan
-from jobs.record import Record, StageStatus, find_artifact, find_run, new_run_id
+from jobs.record import Record, StageStatus, new_run_id
+from jobs.runs import find_artifact, find_run
 from jobs.stage_run import StageRun
 from jobs.state import RunState, StageState
 from jobs.stopping import GRACEFUL, NOW, StopRequests
@@ -234,7 +235,7 @@ class Controller:
         if status.state is not StageState.PENDING:
             self._move(stage, StageState.PENDING)
         key = self.job.checked.keys[stage.name]
-        found = find_artifact(self.layout, self.job.plan.name, key)
+        found = find_artifact(self.layout, key)
         if found:
             self._move(stage, StageState.CACHED, key=key, artifact=str(found))
         return bool(found)

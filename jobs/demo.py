@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from jobs.load.loader import load
-from jobs.record import read_status, resolve_run
+from jobs.observed import read_status
+from jobs.runs import resolve_run
 from jobs.spec.sft import SftSpec
 from storage.layout import Layout, RunLayout
 from workloads.models.ask import ask

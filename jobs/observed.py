@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from jobs.errors import UserError
 from jobs.state import FailureClass, RunState, StageState
 from storage.durable import write_atomic
+from storage.index import RunEntry
 from storage.layout import RunLayout
 from storage.mirror import pull_file
 
@@ -128,6 +129,8 @@ class RunStatus(_Recorded):
     stages: tuple[StageStatus, ...]
     created_at: str
     updated_at: str
+    changed_at: str = ""
+    """When the run came into its state; empty in older records."""
     driver: Driver | None = None
     message: str | None = None
 
@@ -137,6 +140,12 @@ class RunStatus(_Recorded):
             if stage.name == name:
                 return stage
         raise KeyError(name)
+
+
+def entry_of(status: RunStatus) -> RunEntry:
+    """What the index says of a run."""
+    changed_at = status.changed_at or status.updated_at
+    return RunEntry.of(status.run_id, status.name, status.state, status.digest, changed_at)
 
 
 def read_status(layout: RunLayout) -> RunStatus:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
@@ -24,8 +23,8 @@ from jobs.observed import (
     Progress,
     RunStatus,
     StageStatus,
+    entry_of,
     is_live,
-    is_recorded,
     read_progress,
     read_status,
     status_of,
@@ -35,10 +34,10 @@ from jobs.observed import (
 )
 from jobs.state import RunState, StageState, allowed
 from storage.backend import MissingKey
-from storage.commit import read_committed
 from storage.durable import write_atomic
 from storage.fenced import FencedFile, FencedOut
-from storage.layout import Layout, RunLayout
+from storage.index import ArtifactEntry, Index
+from storage.layout import RunLayout
 from storage.mirror import pull
 
 __all__ = [
@@ -48,14 +47,10 @@ __all__ = [
     "Record",
     "RunStatus",
     "StageStatus",
-    "find_artifact",
-    "find_run",
     "is_live",
     "new_run_id",
     "read_progress",
     "read_status",
-    "recorded_runs",
-    "resolve_run",
     "write_progress",
 ]
 
@@ -78,6 +73,7 @@ class Record:
         self.layout = layout
         self._file = file
         self._status = status
+        self._index = Index(layout.root)
         self._now = now
         self._mask = mask
 
@@ -110,6 +106,7 @@ class Record:
             digest=digest,
             stages=stages,
             created_at=moment,
+            changed_at=moment,
             updated_at=moment,
             driver=Driver.here(),
         )
@@ -119,6 +116,7 @@ class Record:
         write_atomic(layout.lock, _json(_masked(dict(lock), mask)))
         record = cls(layout, FencedFile(layout.status), status, now=now, mask=mask)
         record.event("run_created", run_id=run_id)
+        record._index.put(entry_of(status))
         if not record._file.create(_status_json(status)):
             raise _exists(layout)
         return record
@@ -157,7 +155,7 @@ class Record:
                 remedy="watch it with `raysmith logs --follow`, or stop that process first",
             )
         try:
-            self._change(state=RunState.RUNNING, driver=here, message=None)
+            self._enter(RunState.RUNNING, driver=here, message=None)
         except FencedOut as error:
             raise UserError(
                 f"another process has just taken up run {self._status.name}/{self._status.run_id}",
@@ -188,6 +186,9 @@ class Record:
         self.event(
             "stage", stage, **{"state": state.value, "attempt": new.attempt, **_plain(changes)}
         )
+        if new.state is StageState.SUCCEEDED and new.artifact and new.key:
+            entry = ArtifactEntry(self._status.run_id, self._status.name, stage)
+            self._index.put_artifact(new.key, entry)
         self._change(stages=tuple(new if s.name == stage else s for s in self._status.stages))
         return new
 
@@ -217,7 +218,16 @@ class Record:
         """Writes how the run ended."""
         text = self._mask(message) if message else None
         self.event("run_finished", state=state.value, message=text)
-        self._change(state=state, message=text)
+        self._enter(state, message=text)
+
+    def _enter(self, state: RunState, **changes: Any) -> None:
+        """Changes the run's state, and tells the index."""
+        before = entry_of(self._status)
+        changes |= {"state": state, "changed_at": timestamp(self._now())}
+        self._index.put(entry_of(self._status.model_copy(update=changes)))
+        self._change(**changes)
+        if before != entry_of(self._status):
+            self._index.remove(before)
 
     def _change(self, **changes: Any) -> None:
         self._write(
@@ -232,76 +242,6 @@ class Record:
 def new_run_id(now: datetime, digest: str) -> str:
     """A run id that sorts by time and tells plans apart: `20261122-103200-ab12cd`."""
     return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{digest[:6]}"
-
-
-def find_run(layout: Layout, name: str, digest: str) -> RunStatus | None:
-    """The newest run of this name that would do the same."""
-    runs = (status for _, status in recorded_runs(layout, name) if status.digest == digest)
-    return next(runs, None)
-
-
-def find_artifact(layout: Layout, name: str, key: str) -> Path | None:
-    """The newest committed artifact that a stage with this key left in any run of this name."""
-    for run, status in recorded_runs(layout, name):
-        for stage in status.stages:
-            if stage.state is StageState.SUCCEEDED and stage.key == key:
-                folder = run.artifact(stage.name)
-                manifest = read_committed(folder, verify="sizes")
-                if manifest and manifest.owner.key == key:
-                    return folder
-    return None
-
-
-def actions(layout: Layout, name: str, keys: Mapping[str, str]) -> dict[str, str]:
-    """What running each stage of these keys would come to: `run`, `resume` or `cached`."""
-    begun = {
-        stage.key
-        for _, status in recorded_runs(layout, name)
-        for stage in status.stages
-        if stage.attempt
-    }
-
-    def action(key: str) -> str:
-        if find_artifact(layout, name, key):
-            return "cached"
-        return "resume" if key in begun else "run"
-
-    return {stage: action(key) for stage, key in keys.items()}
-
-
-def resolve_run(layout: Layout, text: str = "") -> RunLayout:
-    """The run that `text` means: a run's folder, `name/run_id`, a run id, or a name.
-
-    Of several, and of all when `text` is empty, the one that was worked on last.
-
-    Raises:
-        UserError: there is no such run; the message lists the newest ones.
-    """
-    if text and is_recorded(RunLayout(Path(text))):
-        return RunLayout(Path(text).absolute())
-    runs = [found for name in layout.names() for found in recorded_runs(layout, name)]
-    runs.sort(key=lambda found: found[1].updated_at, reverse=True)
-    for run, status in runs:
-        if text in ("", status.name, status.run_id, f"{status.name}/{status.run_id}"):
-            return run
-    what = f"no run {text!r}" if text else "no run"
-    names = [f"{status.name}/{status.run_id}" for _, status in runs[:_LISTED_RUNS]]
-    raise UserError(
-        f"there is {what} in {layout.root}",
-        remedy=f"choose one of: {', '.join(names)}"
-        if names
-        else "start one with `raysmith run SPEC`, or say where runs lie with --storage",
-    )
-
-
-def recorded_runs(layout: Layout, name: str) -> Iterator[tuple[RunLayout, RunStatus]]:
-    """The runs of this name and how they stand, newest first."""
-    for run_id in layout.runs(name):
-        run = layout.run(name, run_id)
-        try:
-            yield run, read_status(run)
-        except UserError:
-            continue  # being created, or of a version that this one can't read
 
 
 def _make_folder(layout: RunLayout) -> None:

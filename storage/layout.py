@@ -16,6 +16,7 @@
       stages/<stage>/{trials.jsonl, trials.csv, best.yaml, shared/, trials/}   (of a sweep)
       stages/<stage>/trials/trial_<index>/{artifact/, order, takeover.json, and what a stage has}
       artifacts/<stage>/                  (commit protocol)
+    <root>/_index/                        see `storage.index`
 
 Nothing here creates or changes a file. Below a working copy, folders that are in the store alone
 are found too.
@@ -288,6 +289,11 @@ class RunLayout:
         """One JSON object for each thing that happened."""
         return self.folder / "events.jsonl"
 
+    @property
+    def root(self) -> Path:
+        """The storage root that the run lies in."""
+        return self.folder.parent.parent
+
     def stage(self, stage: str) -> StageLayout:
         """The folder of a stage. Raises UserError for a bad name or one that leads outside."""
         return StageLayout(contained(self.folder, "stages", check_name(stage, "stage name")))
@@ -336,5 +342,7 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 
 def _born_ns(run: RunLayout) -> int:
-    path = run.spec if run.spec.exists() else run.folder
-    return path.stat().st_mtime_ns
+    for path in (run.spec, run.folder):
+        if path.exists():
+            return path.stat().st_mtime_ns
+    return 0  # in a store alone

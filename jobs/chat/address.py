@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from jobs.errors import UserError
 from jobs.observed import RunStatus, is_live, read_service, read_status
-from jobs.record import resolve_run
+from jobs.runs import resolve_run
 from jobs.state import StageState
 from storage.layout import Layout, RunLayout
 

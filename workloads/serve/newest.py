@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.record import RunStatus, recorded_runs
+from jobs.observed import RunStatus
+from jobs.runs import recorded_runs
 from storage.commit import read_committed
 from storage.layout import Layout
 

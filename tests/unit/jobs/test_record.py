@@ -1,4 +1,4 @@
-"""The record: what is written, in which order, and how runs are found again."""
+"""The record: what is written, and in which order."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -13,19 +13,15 @@ from jobs.record import (
     Progress,
     Record,
     StageStatus,
-    find_artifact,
-    find_run,
     is_live,
     new_run_id,
     read_progress,
     read_status,
-    resolve_run,
     write_progress,
 )
+from jobs.runs import find_run
 from jobs.state import FailureClass, RunState, StageState, allowed
-from storage.commit import begin, commit
 from storage.layout import Layout
-from storage.manifest import Owner
 
 START = datetime(2026, 11, 22, 10, 32, tzinfo=UTC)
 
@@ -189,52 +185,6 @@ def test_a_record_of_another_version_is_read(layout: Layout, clock: Clock) -> No
     with pytest.raises(UserError, match="cannot be read"):
         read_status(run)
     assert find_run(layout, "bot", "d1") is None
-
-
-def test_find_run_matches_name_and_digest(layout: Layout, clock: Clock) -> None:
-    make(layout, clock, "run-1")
-    make(layout, clock, "run-2", digest="d2")
-    make(layout, clock, "run-3", name="other")
-    found = find_run(layout, "bot", "d1")
-    assert found is not None
-    assert found.run_id == "run-1"
-    assert find_run(layout, "bot", "d3") is None
-    assert find_run(layout, "nobody", "d1") is None
-
-
-def test_find_artifact_wants_success_the_key_and_a_commit(layout: Layout, clock: Clock) -> None:
-    record = make(layout, clock)
-    folder = record.layout.artifact("sft")
-    owner = Owner(run_id="run-1", stage="sft", key="k", attempt=1)
-    begin(folder, owner)
-    (folder / "weights").write_bytes(b"1234")
-    record.move("sft", StageState.RUNNING, attempt=1, key="k")
-    record.move("sft", StageState.SUCCEEDED)
-    assert find_artifact(layout, "bot", "k") is None
-    commit(folder, owner, {})
-    assert find_artifact(layout, "bot", "k") == folder
-    assert find_artifact(layout, "bot", "other") is None
-    (folder / "weights").write_bytes(b"12")
-    assert find_artifact(layout, "bot", "k") is None
-
-
-def test_resolve_run_takes_every_way_of_naming_one(
-    layout: Layout, clock: Clock, tmp_path: Path
-) -> None:
-    old = make(layout, clock, "run-1")
-    clock.advance(60)
-    new = make(layout, clock, "run-2")
-    other = make(layout, clock, "run-3", name="other")
-    assert resolve_run(layout, "bot") == new.layout
-    assert resolve_run(layout, "run-1") == resolve_run(layout, "bot/run-1") == old.layout
-    assert resolve_run(layout, str(tmp_path / "bot" / "run-1")) == old.layout
-    clock.advance(60)
-    other.finish(RunState.FAILED)
-    assert resolve_run(layout) == other.layout
-    with pytest.raises(UserError, match="bot/run-2"):
-        resolve_run(layout, "bott")
-    with pytest.raises(UserError, match="raysmith run SPEC"):
-        resolve_run(Layout(tmp_path / "nothing"))
 
 
 def test_run_ids_sort_by_time() -> None:

@@ -1,0 +1,118 @@
+"""How runs and their artifacts are found in storage: by its index, and then looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from jobs.errors import UserError
+from jobs.observed import RunStatus, entry_of, is_recorded, read_status
+from jobs.state import StageState
+from storage.commit import read_committed
+from storage.index import ArtifactEntry, Index, RunEntry
+from storage.layout import Layout, RunLayout
+from storage.working_copy import root_of
+
+_LISTED_RUNS = 5
+
+
+def find_run(layout: Layout, name: str, digest: str) -> RunStatus | None:
+    """The newest run of this name that would do the same."""
+    for entry in entries(layout):
+        if entry.name == name and entry.has(digest):
+            status = _status(layout, entry)
+            if status and status.digest == digest:
+                return status
+    return None
+
+
+def find_artifact(layout: Layout, key: str) -> Path | None:
+    """The newest committed artifact that a stage with this key left in any run."""
+    entries(layout)
+    for entry in Index(layout.root).artifacts(key):
+        folder = layout.run(entry.name, entry.run_id).artifact(entry.stage)
+        manifest = read_committed(folder, verify="sizes")
+        if manifest and manifest.owner.key == key:
+            return folder
+    return None
+
+
+def actions(layout: Layout, name: str, digest: str, keys: Mapping[str, str]) -> dict[str, str]:
+    """What running each stage of these keys would come to: `run`, `resume` or `cached`."""
+    run = find_run(layout, name, digest)
+    begun = {stage.key for stage in run.stages if stage.attempt} if run else set()
+
+    def action(key: str) -> str:
+        if find_artifact(layout, key):
+            return "cached"
+        return "resume" if key in begun else "run"
+
+    return {stage: action(key) for stage, key in keys.items()}
+
+
+def resolve_run(layout: Layout, text: str = "") -> RunLayout:
+    """The run that `text` means: a run's folder or URI, `name/run_id`, a run id, or a name.
+
+    Of several, and of all when `text` is empty, the one whose state changed last.
+
+    Raises:
+        UserError: there is no such run; the message lists the newest ones.
+    """
+    if text:
+        named = RunLayout(root_of(text) if "://" in text else Path(text).absolute())
+        if is_recorded(named):
+            return named
+    runs = entries(layout)
+    for entry in runs:
+        if text in ("", entry.name, entry.run_id, f"{entry.name}/{entry.run_id}"):
+            run = layout.run(entry.name, entry.run_id)
+            if is_recorded(run):
+                return run
+    what = f"no run {text!r}" if text else "no run"
+    names = [f"{entry.name}/{entry.run_id}" for entry in runs[:_LISTED_RUNS]]
+    raise UserError(
+        f"there is {what} in {layout.root}",
+        remedy=f"choose one of: {', '.join(names)}"
+        if names
+        else "start one with `raysmith run SPEC`, or say where runs lie with --storage",
+    )
+
+
+def recorded_runs(layout: Layout, name: str) -> Iterator[tuple[RunLayout, RunStatus]]:
+    """The runs of this name and how they stand, those whose state changed last first."""
+    for entry in entries(layout):
+        if entry.name == name and (status := _status(layout, entry)):
+            yield layout.run(name, entry.run_id), status
+
+
+def entries(layout: Layout) -> list[RunEntry]:
+    """What the index says of all runs; of a storage that has none yet it is made."""
+    index = Index(layout.root)
+    return index.runs() or reindex(layout)
+
+
+def reindex(layout: Layout) -> list[RunEntry]:
+    """Makes the index anew from the runs that there are."""
+    index = Index(layout.root)
+    for entry in index.runs():
+        if not is_recorded(layout.run(entry.name, entry.run_id)):
+            index.forget_run(entry.name, entry.run_id)
+    for name in layout.names():
+        for run_id in layout.runs(name):
+            run = layout.run(name, run_id)
+            try:
+                status = read_status(run)
+            except UserError:
+                continue  # being created, or of a version that this one can't read
+            index.put(entry_of(status))
+            for stage in status.stages:
+                if stage.state is StageState.SUCCEEDED and stage.key and stage.artifact:
+                    index.put_artifact(stage.key, ArtifactEntry(run_id, name, stage.name))
+    return index.runs()
+
+
+def _status(layout: Layout, entry: RunEntry) -> RunStatus | None:
+    try:
+        return read_status(layout.run(entry.name, entry.run_id))
+    except UserError:
+        return None  # removed by hand, or of a version that this one can't read
