@@ -189,6 +189,7 @@ def status(run: str, storage: str, address: str | None, backend: str | None, as_
 
     With --address or --backend, RUN is the id or name of a submitted job, as in `logs` and `stop`.
     """
+    from jobs.observed import refresh
     from jobs.view.status import as_json as status_json
     from jobs.view.status import render_status
 
@@ -196,6 +197,7 @@ def status(run: str, storage: str, address: str | None, backend: str | None, as_
         there.status(run)
         return
     layout = _run_layout(run, storage)
+    refresh(layout)
     click.echo(status_json(layout) if as_json else render_status(layout))
 
 

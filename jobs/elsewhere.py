@@ -64,11 +64,9 @@ class OnRay:
     def status(self, name: str) -> None:
         """How a job stands; where its storage is reached from here, its stages too."""
         from cluster.ray_jobs import run_folder
-        from jobs.observed import is_recorded
+        from jobs.observed import is_recorded, refresh
+        from jobs.runs import run_at
         from jobs.view.status import duration, render_status
-        from storage.layout import RunLayout
-        from storage.mirror import pull
-        from storage.working_copy import here
 
         job = self._jobs.named(name)
         folder = run_folder(self._jobs.log(job.id)) if job.state != "PENDING" else None
@@ -78,9 +76,9 @@ class OnRay:
         if job.message and (job.state == "PENDING" or not folder):
             lines.append(job.message)
         click.echo("\n".join(lines))
-        run = RunLayout(here(Path(folder))) if folder else None
+        run = run_at(folder) if folder else None
         if run and is_recorded(run):
-            pull(run.folder)
+            refresh(run)
             click.echo(render_status(run))
         elif folder:
             last = self._jobs.log(job.id).rstrip().splitlines()[-5:]

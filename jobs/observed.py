@@ -18,7 +18,8 @@ from jobs.state import FailureClass, RunState, StageState
 from storage.durable import write_atomic
 from storage.index import RunEntry
 from storage.layout import RunLayout
-from storage.mirror import pull_file
+from storage.mirror import pull, pull_file
+from storage.working_copy import place_of
 
 Clock = Callable[[], datetime]
 """Tells the time; the datetime has a zone."""
@@ -163,6 +164,19 @@ def read_status(layout: RunLayout) -> RunStatus:
             remedy="name a run, or leave it out to get the newest one",
         ) from error
     return status_of(layout, data)
+
+
+def refresh(layout: RunLayout) -> None:
+    """Brings here what a store has of a run's record and logs; not where the run is at work here.
+
+    Raises:
+        UserError: the folder holds no readable record.
+    """
+    if place_of(layout.folder):
+        status = read_status(layout)
+        driver = status.driver
+        if not (driver and driver.host == socket.gethostname() and is_live(status)):
+            pull(layout.folder)
 
 
 def is_recorded(layout: RunLayout) -> bool:

@@ -27,6 +27,7 @@ from jobs.observed import (
     is_live,
     read_progress,
     read_status,
+    refresh,
     status_of,
     timestamp,
     utc_now,
@@ -38,7 +39,6 @@ from storage.durable import write_atomic
 from storage.fenced import FencedFile, FencedOut
 from storage.index import ArtifactEntry, Index
 from storage.layout import RunLayout
-from storage.mirror import pull
 
 __all__ = [
     "Clock",
@@ -133,7 +133,7 @@ class Record:
             status = status_of(layout, file.read())
         except MissingKey:
             status = read_status(layout)
-        pull(layout.folder)
+        refresh(layout)
         return cls(layout, file, status, now=now, mask=mask or masker((), {}))
 
     @property

@@ -27,7 +27,7 @@ from jobs.view.closing import closing
 from jobs.view.terminal import open_view
 from storage.layout import Layout
 from storage.mirror import Mirror
-from storage.working_copy import root_of
+from storage.working_copy import place_of, root_of
 from workloads.check import Checked, check
 
 
@@ -68,7 +68,7 @@ def run_job(
         _cluster(plan, address, dashboard, ship_code) as cluster,
         view,
     ):
-        view.note(f"run {plan.name}/{record.status.run_id} in {record.layout.folder}")
+        view.note(f"run {plan.name}/{record.status.run_id} in {place_of(run.folder) or run.folder}")
         for note in checked.notes:
             view.note(note)
         controller = Controller(job, record, layout, cluster, view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.errors import UserError
@@ -11,7 +12,8 @@ from jobs.state import StageState
 from storage.commit import read_committed
 from storage.index import ArtifactEntry, Index, RunEntry
 from storage.layout import Layout, RunLayout
-from storage.working_copy import root_of
+from storage.uri import parse_uri
+from storage.working_copy import here, root_of
 
 _LISTED_RUNS = 5
 
@@ -58,10 +60,8 @@ def resolve_run(layout: Layout, text: str = "") -> RunLayout:
     Raises:
         UserError: there is no such run; the message lists the newest ones.
     """
-    if text:
-        named = RunLayout(root_of(text) if "://" in text else Path(text).absolute())
-        if is_recorded(named):
-            return named
+    if text and is_recorded(named := run_at(text)):
+        return named
     runs = entries(layout)
     for entry in runs:
         if text in ("", entry.name, entry.run_id, f"{entry.name}/{entry.run_id}"):
@@ -76,6 +76,21 @@ def resolve_run(layout: Layout, text: str = "") -> RunLayout:
         if names
         else "start one with `raysmith run SPEC`, or say where runs lie with --storage",
     )
+
+
+def run_at(text: str) -> RunLayout:
+    """The run in a folder, or at a URI such as `s3://bucket/prefix/name/run_id`.
+
+    Raises:
+        UserError: the URI is of no storage, or of no run.
+    """
+    if "://" not in text:
+        return RunLayout(here(Path(text).absolute()))
+    uri = parse_uri(text)
+    *root, name, run_id = uri.path.rstrip("/").split("/")
+    if not any(root):
+        raise UserError(f"{text!r} is not the URI of a run", "give STORAGE/NAME/RUN_ID, or a name")
+    return RunLayout(root_of(str(replace(uri, path="/".join(root)))) / name / run_id)
 
 
 def recorded_runs(layout: Layout, name: str) -> Iterator[tuple[RunLayout, RunStatus]]:

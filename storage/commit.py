@@ -150,6 +150,7 @@ def adopt(
         FileNotFoundError: `source` is being deleted.
         StaleAttempt, ForeignFolder, OSError: as `begin` and `commit`.
     """
+    present(source)
     begin(folder, owner)
     for file in manifest.files:
         if not file.name.startswith(leave_out):

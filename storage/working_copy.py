@@ -31,12 +31,13 @@ class Place:
 
     store: Backend
     root: str
-    """The store as messages name it."""
+    """The URI of the store."""
     key: str
     """Empty for the root."""
 
     def __str__(self) -> str:
-        return f"{self.root}/{self.key}"
+        store, mark, query = self.root.partition("?")
+        return f"{store}/{self.key}".rstrip("/") + mark + query
 
     @property
     def prefix(self) -> str:
@@ -83,7 +84,7 @@ def place_of(path: Path) -> Place | None:
     for index, part in enumerate(parts):
         if _QUOTED.fullmatch(part):
             uri = unquote(part)
-            return Place(opened(uri), uri.partition("?")[0], "/".join(parts[index + 1 :]))
+            return Place(opened(uri), uri, "/".join(parts[index + 1 :]))
     return None
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from jobs.observed import RunStatus, StageStatus
 from jobs.state import FailureClass, RunState, StageState
-from jobs.view.status import duration, shown
+from jobs.view.status import duration, shown, shown_here
 from storage.layout import RunLayout
+from storage.working_copy import here
 
 
 def closing(
@@ -46,7 +47,7 @@ def _failure(stage: StageStatus, layout: RunLayout) -> Iterator[str]:
     log = layout.events
     if stage.attempt and layout.stage(stage.name).attempt(stage.attempt).driver_log.exists():
         log = layout.stage(stage.name).attempt(stage.attempt).driver_log
-    yield f"  log: {shown(log)}"
+    yield f"  log: {shown_here(log)}"
 
 
 def _artifacts(status: RunStatus) -> Iterator[str]:
@@ -61,11 +62,12 @@ def _curves(status: RunStatus, layout: RunLayout) -> Iterator[str]:
         if stage.attempt:
             attempt = layout.stage(stage.name).attempt(stage.attempt)
             if attempt.images.is_dir():
-                yield f"{stage.name}: {shown(attempt.images)}"
+                yield f"{stage.name}: {shown_here(attempt.images)}"
             if attempt.logging_jsonl.is_file():
-                yield f"{stage.name}: {shown(attempt.logging_jsonl)}"
+                yield f"{stage.name}: {shown_here(attempt.logging_jsonl)}"
             if attempt.tensorboard.is_dir():
-                yield f"{stage.name}: tensorboard --logdir {_quoted(attempt.tensorboard)}"
+                folder = shlex.quote(shown_here(attempt.tensorboard))
+                yield f"{stage.name}: tensorboard --logdir {folder}"
 
 
 def _next_steps(status: RunStatus, layout: RunLayout, command: str) -> Iterator[str]:
@@ -88,12 +90,12 @@ def _is_full_model(stage: StageStatus) -> bool:
     return bool(
         stage.state.has_artifact
         and stage.artifact
-        and (Path(stage.artifact) / "config.json").is_file()
+        and (here(Path(stage.artifact)) / "config.json").is_file()
     )
 
 
 def _load_snippet(folder: Path) -> str:
-    model = json.dumps(shown(folder), ensure_ascii=False)
+    model = json.dumps(shown_here(folder), ensure_ascii=False)
     return "python -c " + shlex.quote(
         f'from transformers import pipeline; chat = pipeline("text-generation", {model}); '
         'print(chat([{"role": "user", "content": "Who are you?"}], max_new_tokens=64)'

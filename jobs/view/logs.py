@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.observed import RunStatus, StageStatus, is_live, read_status
+from jobs.observed import RunStatus, StageStatus, is_live, read_status, refresh
 from storage.layout import AttemptLayout, RunLayout
+from storage.working_copy import place_of
 
 POLL_S = 0.5
 """Seconds from one look at the files to the next when following."""
+
+STORE_POLL_S = 3.0
+"""The same where each look asks a store."""
 
 _CHUNK_BYTES = 1 << 20
 _NUMBERED_LOG = re.compile(r"(worker|rollout)_(\d+)\.log")
@@ -36,6 +40,7 @@ def print_logs(
     Raises:
         UserError: there is no such run, stage or attempt.
     """
+    refresh(layout)
     status = read_status(layout)
     _check(status, stage, attempt)
     tails: dict[Path, _Tail] = {}
@@ -48,7 +53,8 @@ def print_logs(
                 write(line)
         if not goes_on:
             break
-        sleep(POLL_S)
+        sleep(STORE_POLL_S if place_of(layout.folder) else POLL_S)
+        refresh(layout)
         status = read_status(layout)
     if not tails:
         write("no logs yet" + _cached_note(status, stage))

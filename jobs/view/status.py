@@ -20,6 +20,7 @@ from jobs.observed import (
 )
 from jobs.state import RunState, StageState
 from storage.layout import RunLayout
+from storage.working_copy import here, place_of
 
 INTERRUPTED = "interrupted"
 """Shown for a run whose driver is gone, and for the stages that it was at."""
@@ -125,8 +126,14 @@ def elapsed_s(stage: StageStatus, end: datetime) -> float | None:
 
 
 def shown(path: Path | str) -> str:
-    """A path as people type it: relative where it lies below the current folder."""
-    path = Path(path)
+    """A path as people type it: a URI in a store, relative where it is below the current folder."""
+    place = place_of(Path(path))
+    return str(place) if place else shown_here(path)
+
+
+def shown_here(path: Path | str) -> str:
+    """A path on this machine as people type it."""
+    path = here(Path(path))
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.spec.dataset import DatasetSpec, SourceSpec
-from storage.commit import begin, commit, read_committed
+from storage.commit import begin, commit, fetch
 from storage.manifest import Owner
 from workloads.data.conversation import RowReader
 from workloads.data.readers import load_reader
@@ -127,7 +127,7 @@ def prepare(
     Raises:
         SpecError: if rows can't be used and `strict` is set, or none is left to train on.
     """
-    if read_committed(folder):
+    if fetch(folder):
         return read_prepared(folder)
     tasks = _plan(dataset, base_folders, seed)
     begin(folder, owner)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jobs.spec.dataset import PromptRowsSpec
-from storage.commit import begin, commit, read_committed
+from storage.commit import begin, commit, fetch
 from storage.manifest import Owner
 from workloads.data.conversation import RowReader
 from workloads.data.prompt_rows import (
@@ -119,7 +119,7 @@ def prepare_prompts(
     Raises:
         SpecError: if rows can't be used and `strict` is set, or none is left.
     """
-    if read_committed(folder):
+    if fetch(folder):
         return read_prepared(folder)
     tasks = _plan(dataset, base_folders, seed)
     strategy = "delete" if multi_turn else dataset.truncation_strategy

@@ -22,7 +22,7 @@ from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.sweep import SweepSpec
 from jobs.state import FailureClass
-from storage.commit import newest_committed, read_committed
+from storage.commit import newest_committed, present, read_committed
 from storage.layout import StageLayout
 from storage.manifest import Owner
 from workloads import WORKLOADS, load_function
@@ -213,7 +213,7 @@ class Turn:
         """Reads what training records, beginning with what the checkpoint says was recorded."""
         newest = newest_committed(self._layout.checkpoints())
         if newest:
-            state = json.loads((newest.folder / STATE_FILE).read_text())
+            state = json.loads((present(newest.folder) / STATE_FILE).read_text())
             self._records.extend(state.get("log_history", ()))
         self._log = _Tail(context.attempt.logging_jsonl)
 
