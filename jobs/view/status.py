@@ -53,13 +53,16 @@ def render_status(layout: RunLayout, *, markup: bool = False, now: Clock = utc_n
     if status.message:
         lines.append(f"message: {status.message}")
     rows = [_HEADINGS, *(_row(layout, status, stage, live, now) for stage in status.stages)]
-    table = _table(rows)
+    lines_of_table = table(rows)
     details = [line for stage in status.stages for line in _details(stage)]
     if markup:
         lines, details = [_escape(line) for line in lines], [_escape(line) for line in details]
         styles = ["bold", *(STYLES[stage.state] for stage in status.stages)]
-        table = [f"[{style}]{_escape(line)}[/]" for style, line in zip(styles, table, strict=True)]
-    return "\n".join([*lines, "", *table, *(["", *details] if details else [])])
+        lines_of_table = [
+            f"[{style}]{_escape(line)}[/]"
+            for style, line in zip(styles, lines_of_table, strict=True)
+        ]
+    return "\n".join([*lines, "", *lines_of_table, *(["", *details] if details else [])])
 
 
 def as_json(layout: RunLayout, *, now: Clock = utc_now) -> str:
@@ -178,7 +181,8 @@ def _details(stage: StageStatus) -> list[str]:
     return lines
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines of text with columns under one another; no line ends in blanks."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
