@@ -14,6 +14,7 @@ from threading import Event, Thread
 from typing import Any
 
 from jobs.errors import Interrupted, NodeLost
+from jobs.notify import Tell
 from jobs.observed import StageStatus, write_phase
 from jobs.plan.inputs import with_datasets
 from jobs.plan.resolve import Plan, StagePlan
@@ -50,6 +51,8 @@ class Desk:
     """Makes the cluster ready. Raises ClusterError."""
     news: Event
     """Set when an attempt has ended, so that nobody waits to look."""
+    tell: Tell
+    """Tells whoever wants to know of what happened."""
 
     def move(self, stage: StagePlan, state: StageState, **changes: Any) -> StageStatus:
         """Moves a stage in the record, and shows it."""

@@ -22,6 +22,7 @@ from typing import Any
 from jobs.attempt import Desk
 from jobs.errors import DeadlinePassed, Interrupted, RaysmithError
 from jobs.masking import Mask
+from jobs.notify import Tell, tell_nobody
 from jobs.observed import utc_now
 from jobs.plan.resolve import Plan, StagePlan
 from jobs.record import Record, StageStatus, find_artifact, find_run, new_run_id
@@ -84,6 +85,8 @@ class Controller:
     layout: Layout
     cluster: SharedCluster
     view: View
+    tell: Tell = tell_nobody
+    """Tells whoever wants to know what becomes of the run."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds by part of the work."""
     failure: BaseException | None = None
@@ -125,6 +128,10 @@ class Controller:
             if stage.name not in self._done:
                 self._skip(stage)
         self.record.finish(state)
+        if state is RunState.SUCCEEDED:
+            self.tell("succeeded", self.record.status)
+        elif state is RunState.FAILED:
+            self.tell("failed", self.record.status)
         if self._asked and self._cut_off:
             raise Interrupted("stopped at once", "the same command goes on where this was")
         return state
@@ -281,6 +288,7 @@ class Controller:
             view=self.view,
             connect=self._connect,
             news=self._news,
+            tell=self.tell,
         )
 
     @cached_property

@@ -139,12 +139,18 @@ class StageRun:
         recoveries = record.status.stage(self.stage.name).recoveries + 1
         reason = {"reason": kind, "message": told(error, kind), "recoveries": recoveries}
         self._desk.move(self.stage, StageState.RETRYING, **reason)
+        self._tell_of(kind)
         self._next_at = time.monotonic() + wait_s
 
     def _fail(self, error: BaseException) -> None:
         self._let_go()
         self.failure, kind = error, classify(error)
         self._desk.move(self.stage, StageState.FAILED, reason=kind, message=told(error, kind))
+        self._tell_of(kind)
+
+    def _tell_of(self, kind: FailureClass) -> None:
+        if kind is FailureClass.STALLED:
+            self._desk.tell("stalled", self._desk.record.status, self.stage.name)
 
     def _end(self, result: StageResult, artifact: Path) -> None:
         self.is_over = True
