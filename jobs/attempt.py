@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from jobs.view.terminal import View
 from storage.layout import AttemptLayout
 from storage.manifest import Owner
 from workloads import WORKLOADS, load_function
+from workloads.check import Checked
 from workloads.context import SharedCluster, StageContext, StageResult
 from workloads.failures import classify
 from workloads.process_log import log_file
@@ -42,8 +43,8 @@ class Desk:
     """What the stages of a run are worked at with."""
 
     plan: Plan
-    keys: Mapping[str, str]
-    """Each stage's cache key."""
+    checked: Checked
+    """Each stage's cache key, and what it will hold in memory."""
     record: Record
     cluster: SharedCluster
     view: View

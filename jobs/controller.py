@@ -282,7 +282,7 @@ class Controller:
     def _desk(self) -> Desk:
         return Desk(
             plan=self.job.plan,
-            keys=self.job.checked.keys,
+            checked=self.job.checked,
             record=self.record,
             cluster=self.cluster,
             view=self.view,
