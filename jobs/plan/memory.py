@@ -31,8 +31,8 @@ _SHOWN = 10**6
 """Bytes from which a part is worth a word."""
 _TIGHT = 0.8
 """The share of the memory from which a fit is tight: allocators need some room."""
-_RUNTIME_BYTES = 600_000_000
-"""What a worker's libraries hold whatever its model, as measured on CPUs."""
+_RUNTIME_BYTES = 900_000_000
+"""What a worker's libraries hold whatever its model, as measured on CPUs with a tiny one."""
 _ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 Verdict = Literal["fits", "tight", "does not fit"]
@@ -91,9 +91,8 @@ class Estimate:
         device = "of GPU memory" if self.on_gpu else "of memory"
         each = " each" if self.workers > 1 else ""
         parts = self.terms | {f"{name} on the host": size for name, size in self.host.items()}
-        terms = " + ".join(
-            f"{name} {in_words(size)}" for name, size in parts.items() if size >= _SHOWN
-        )
+        shown = {name: in_words(size) for name, size in parts.items() if size >= _SHOWN}
+        terms = " + ".join(f"{name} {size}" for name, size in shown.items())
         count = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
         return f"{count} with at most {in_words(self.total)} {device}{each}: {terms}"
 
