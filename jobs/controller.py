@@ -265,9 +265,13 @@ class Controller:
 
     def _skip(self, stage: StagePlan) -> None:
         self._done[stage.name] = False
+        state = self.record.status.stage(stage.name).state
         # What an earlier run of the same plan left stays what it is.
-        if not self.record.status.stage(stage.name).state.has_artifact:
-            self._move(stage, StageState.SKIPPED)
+        if state.has_artifact or state is StageState.SKIPPED:
+            return
+        if state is not StageState.PENDING:
+            self._move(stage, StageState.PENDING)
+        self._move(stage, StageState.SKIPPED)
 
     def _state(self) -> RunState:
         if self.failure:

@@ -71,6 +71,8 @@ class StageRun:
         if self.is_over:
             return
         self._stops = True
+        if attempt and attempt.outcome is not None:
+            return  # It has just ended by itself, which `look` takes.
         if attempt and not at_once and attempt.can_stop:
             attempt.context.layout.stop_request.touch()
             return
@@ -83,6 +85,8 @@ class StageRun:
         if self.is_over or self._late:
             return
         self._late, self._latest = error, time.monotonic() + _LATEST_S
+        if attempt and attempt.outcome is not None:
+            return
         if attempt and attempt.can_stop:
             attempt.context.layout.stop_request.touch()
             attempt.context.note("the deadline has passed; a checkpoint will be committed first")
