@@ -157,7 +157,9 @@ class StageRun:
         self._tell_of(kind)
 
     def _message(self, error: BaseException, kind: FailureClass) -> str:
-        text = told(error, kind)
+        text, folder = told(error, kind), str(self._desk.record.layout.folder)
+        if kind is FailureClass.STORAGE and folder not in text:
+            return f"{text}\n  the run lies in {folder}"
         if kind not in (FailureClass.DEVICE_OUT_OF_MEMORY, FailureClass.HOST_OUT_OF_MEMORY):
             return text
         name, record = self.stage.name, self._desk.record

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import jobs.stall
 from jobs.errors import StorageRefused, UserError
@@ -115,3 +116,25 @@ def test_a_record_that_can_not_be_written_ends_the_driver_with_a_reason(
         bench.run()
     monkeypatch.undo()
     assert bench.status("sft").state is StageState.RUNNING
+
+
+def test_a_full_disk_whose_file_is_not_told_is_the_run_s(bench: Bench) -> None:
+    bench.work(sft=raises(ValueError("I/O error: No space left on device (os error 28)")))
+    assert bench.run() is RunState.FAILED
+    message = bench.status("sft").message or ""
+    assert message.endswith(f"the run lies in {bench.record.layout.folder}")
+
+
+def test_running_out_of_memory_says_what_to_change(bench: Bench) -> None:
+    def train(context: StageContext) -> StageResult:
+        context.attempt.logging_jsonl.write_text('{"loss": 1.0, "memory_gib": 2.0}\n')
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    bench.work(sft=train)
+    assert bench.run() is RunState.FAILED
+    status = bench.status("sft")
+    assert status.reason is FailureClass.DEVICE_OUT_OF_MEMORY
+    lines = (status.message or "").splitlines()
+    assert lines[0] == "CUDA out of memory"
+    assert lines[1] == "  measured: 2.1 GB in a worker"
+    assert lines[2].startswith("  fix: stages.sft.training.gradient_checkpointing: true")
