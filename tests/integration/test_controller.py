@@ -113,4 +113,4 @@ def test_a_run_that_is_stopped_twice_ends_at_once(spec: Path, tmp_path: Path) ->
     assert time.monotonic() - began < 60
     gone(family)
     assert [event["state"] for event in _events(tmp_path, "run_finished")] == ["stopped"]
-    assert list(tmp_path.glob("branches/*/stages/left/checkpoint-10/_COMMITTED.json"))
+    assert list(tmp_path.glob("branches/*/stages/left/checkpoint-*/_COMMITTED.json"))
