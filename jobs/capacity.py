@@ -49,10 +49,11 @@ def memory_lines(estimates: Mapping[str, Estimate], address: str | None) -> Iter
 
     That is told where the memory is known: of this machine's, and of a profile's pods.
     """
+    yield from ["", "memory:"] * bool(estimates)
     for name, estimate in estimates.items():
         memory = None if estimate.on_gpu else _memory_of_a_worker(estimate.workers, address)
         verdict = f" ({estimate.verdict(memory)} in {in_words(memory)})" if memory else ""
-        yield f"{name}: {estimate}{verdict}"
+        yield f"  {name}: {estimate}{verdict}"
 
 
 def _memory_of_a_worker(workers: int, address: str | None) -> float | None:
