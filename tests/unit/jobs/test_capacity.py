@@ -3,6 +3,7 @@
 import pytest
 
 import cluster.local
+import jobs.capacity
 from jobs.capacity import memory_lines
 from jobs.plan.fit import Node
 from jobs.plan.memory import Estimate
@@ -10,6 +11,11 @@ from jobs.plan.memory import Estimate
 B = 10**9
 ON_CPUS = Estimate({"weights": 3 * B}, {}, on_gpu=False, workers=2)
 ON_GPUS = Estimate({"weights": 30 * B}, {}, on_gpu=True, workers=8)
+
+
+@pytest.fixture(autouse=True)
+def _no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.capacity, "current_profile", lambda: None)
 
 
 def test_workers_of_this_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
