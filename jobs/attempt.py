@@ -91,16 +91,22 @@ class Attempt:
         return trains or attempt.service_json.exists()
 
     def _work(self) -> None:
-        context, run = self.context, load_function(WORKLOADS[self._stage.kind].run)
-        with log_file(context.attempt):
-            try:
-                with self._room():
-                    outcome: Outcome = run(context)
-            except BaseException as error:  # noqa: BLE001 - the stage sorts it
-                log.error("".join(traceback.format_exception(error)))
-                outcome = self._explained(error)
-        self.outcome = outcome
+        try:
+            with log_file(self.context.attempt):
+                self.outcome = self._run()
+        except BaseException as error:  # noqa: BLE001 - such as of a full disk, on which logs lie
+            self.outcome = self.outcome or error
         self._desk.news.set()
+
+    def _run(self) -> Outcome:
+        try:
+            run = load_function(WORKLOADS[self._stage.kind].run)
+            with self._room():
+                result: StageResult = run(self.context)
+        except BaseException as error:  # noqa: BLE001 - the stage sorts it
+            log.error("".join(traceback.format_exception(error)))
+            return self._explained(error)
+        return result
 
     def _explained(self, error: BaseException) -> BaseException:
         """A failure with its cause, where that is a node that is gone, or that nothing got on."""

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import jobs.attempt
 import jobs.stall
 from jobs.errors import StorageRefused, UserError
 from jobs.record import Record
 from jobs.state import FailureClass, RunState, StageState
 from storage.commit import begin, commit
+from storage.layout import AttemptLayout
 from tests.unit.jobs.controller.bench import Bench, commits, raises
 from workloads.context import StageContext, StageResult
 
@@ -138,3 +140,15 @@ def test_running_out_of_memory_says_what_to_change(bench: Bench) -> None:
     assert lines[0] == "CUDA out of memory"
     assert lines[1] == "  measured: 2.1 GB in a worker"
     assert lines[2].startswith("  fix: stages.sft.training.gradient_checkpointing: true")
+
+
+def test_an_attempt_that_can_not_even_log_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(attempt: AttemptLayout) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(attempt.driver_log))
+
+    monkeypatch.setattr(jobs.attempt, "log_file", refuse)
+    assert bench.run() is RunState.FAILED
+    assert bench.status("sft").reason is FailureClass.STORAGE
+    assert bench.started == []
