@@ -20,7 +20,7 @@ from threading import Event
 from typing import Any
 
 from jobs.attempt import Desk
-from jobs.errors import DeadlinePassed, Interrupted, RaysmithError
+from jobs.errors import DeadlinePassed, Interrupted, RaysmithError, StorageRefused
 from jobs.masking import Mask
 from jobs.notify import Tell, tell_nobody
 from jobs.observed import utc_now
@@ -114,7 +114,11 @@ class Controller:
         try:
             return self._run()
         except OSError as error:
-            raise refusal(error) or error from error
+            refused, folder = refusal(error), str(self.record.layout.folder)
+            if not refused:
+                raise
+            where = "" if folder in refused.message else f"; the run lies in {folder}"
+            raise StorageRefused(f"{refused.message}{where}", refused.remedy) from error
 
     def _run(self) -> RunState:
         if self.job.plan.deadline_s is not None:

@@ -114,7 +114,7 @@ def test_a_record_that_can_not_be_written_ends_the_driver_with_a_reason(
         return commits(context)
 
     bench.work(sft=sft)
-    with pytest.raises(StorageRefused, match=r"the file system is read-only: status\.json"):
+    with pytest.raises(StorageRefused, match=r"is read-only: status\.json; the run lies in"):
         bench.run()
     monkeypatch.undo()
     assert bench.status("sft").state is StageState.RUNNING
