@@ -1,6 +1,7 @@
 """Which worker's failure made the others fail."""
 
 import errno
+import pickle
 import time
 from typing import Any
 
@@ -48,4 +49,13 @@ def test_of_several_errors_the_first_in_time_counts() -> None:
         with pytest.raises(ValueError, match="a"):
             _timed(fails, {"error": error})
         time.sleep(0.001)
-    assert first_failure({0: late, 1: early}) == (1, early)
+    # As they travel to the driver.
+    travelled = {0: _wrapped(late), 1: _wrapped(early)}
+    rank, error = first_failure({n: pickle.loads(pickle.dumps(e)) for n, e in travelled.items()})
+    assert (rank, str(error)) == (1, "early")
+
+
+def _wrapped(error: Exception) -> Exception:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+    return UserExceptionWithTraceback(error, "traceback")
