@@ -50,12 +50,13 @@ def test_of_several_errors_the_first_in_time_counts() -> None:
             _timed(fails, {"error": error})
         time.sleep(0.001)
     # As they travel to the driver.
-    travelled = {0: _wrapped(late), 1: _wrapped(early)}
-    rank, error = first_failure({n: pickle.loads(pickle.dumps(e)) for n, e in travelled.items()})
-    assert (rank, str(error)) == (1, "early")
+    rank, first = first_failure({0: _travelled(late), 1: _travelled(early)})
+    assert (rank, str(first)) == (1, "early")
 
 
-def _wrapped(error: Exception) -> Exception:
+def _travelled(error: Exception) -> Exception:
     from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
-    return UserExceptionWithTraceback(error, "traceback")
+    wrapped = UserExceptionWithTraceback(error, "traceback")
+    loaded: Exception = pickle.loads(pickle.dumps(wrapped))  # noqa: S301 - our own bytes
+    return loaded
