@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from threading import Event, Thread
 from typing import Any
 
 from jobs.errors import Interrupted, NodeLost
+from jobs.notify import Tell
 from jobs.observed import StageStatus, write_phase
 from jobs.plan.inputs import with_datasets
 from jobs.plan.resolve import Plan, StagePlan
@@ -26,6 +27,7 @@ from storage.layout import AttemptLayout
 from storage.manifest import Owner
 from storage.working_copy import here
 from workloads import WORKLOADS, load_function
+from workloads.check import Checked
 from workloads.context import SharedCluster, StageContext, StageResult
 from workloads.failures import classify
 from workloads.process_log import log_file
@@ -43,8 +45,8 @@ class Desk:
     """What the stages of a run are worked at with."""
 
     plan: Plan
-    keys: Mapping[str, str]
-    """Each stage's cache key."""
+    checked: Checked
+    """Each stage's cache key, and what it will hold in memory."""
     record: Record
     cluster: SharedCluster
     view: View
@@ -52,6 +54,8 @@ class Desk:
     """Makes the cluster ready. Raises ClusterError."""
     news: Event
     """Set when an attempt has ended, so that nobody waits to look."""
+    tell: Tell
+    """Tells whoever wants to know of what happened."""
 
     def move(self, stage: StagePlan, state: StageState, **changes: Any) -> StageStatus:
         """Moves a stage in the record, and shows it."""
@@ -89,18 +93,24 @@ class Attempt:
         return trains or attempt.service_json.exists()
 
     def _work(self) -> None:
-        context, run = self.context, load_function(WORKLOADS[self._stage.kind].run)
-        with log_file(context.attempt):
-            try:
-                for folder in context.inputs.values():
-                    present(folder)
-                with self._room():
-                    outcome: Outcome = run(context)
-            except BaseException as error:  # noqa: BLE001 - the stage sorts it
-                log.error("".join(traceback.format_exception(error)))
-                outcome = self._explained(error)
-        self.outcome = outcome
+        try:
+            with log_file(self.context.attempt):
+                self.outcome = self._run()
+        except BaseException as error:  # noqa: BLE001 - such as of a full disk, on which logs lie
+            self.outcome = self.outcome or error
         self._desk.news.set()
+
+    def _run(self) -> Outcome:
+        try:
+            run = load_function(WORKLOADS[self._stage.kind].run)
+            for folder in self.context.inputs.values():
+                present(folder)
+            with self._room():
+                result: StageResult = run(self.context)
+        except BaseException as error:  # noqa: BLE001 - the stage sorts it
+            log.error("".join(traceback.format_exception(error)))
+            return self._explained(error)
+        return result
 
     def _explained(self, error: BaseException) -> BaseException:
         """A failure with its cause, where that is a node that is gone, or that nothing got on."""

@@ -120,15 +120,15 @@ def plan(
     elif as_json:
         click.echo(resolved.to_json().rstrip())
     else:
-        from jobs.capacity import refuse_where_it_runs
+        from jobs.capacity import memory_lines, refuse_where_it_runs
         from jobs.runs import actions
         from workloads.check import check
 
         checked = check(loaded, resolved)
         layout, keys = layout_of(storage), checked.keys
         click.echo(plan_text(resolved, actions(layout, resolved.name, checked.digest, keys)))
-        for note in checked.notes:
-            click.echo(note)
+        for line in (*checked.notes, *memory_lines(checked.memory, address)):
+            click.echo(line)
         for note in refuse_where_it_runs(resolved, address):
             click.echo(note)
 

@@ -20,8 +20,9 @@ from threading import Event
 from typing import Any
 
 from jobs.attempt import Desk
-from jobs.errors import DeadlinePassed, Interrupted, RaysmithError
+from jobs.errors import DeadlinePassed, Interrupted, RaysmithError, StorageRefused
 from jobs.masking import Mask
+from jobs.notify import Tell, tell_nobody
 from jobs.observed import utc_now
 from jobs.plan.resolve import Plan, StagePlan
 from jobs.record import Record, StageStatus, new_run_id
@@ -86,6 +87,8 @@ class Controller:
     layout: Layout
     cluster: SharedCluster
     view: View
+    tell: Tell = tell_nobody
+    """Tells whoever wants to know what becomes of the run."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds by part of the work."""
     failure: BaseException | None = None
@@ -113,7 +116,11 @@ class Controller:
         try:
             return self._run()
         except OSError as error:
-            raise refusal(error) or error from error
+            refused, folder = refusal(error), str(self.record.layout.folder)
+            if not refused:
+                raise
+            where = "" if folder in refused.message else f"; the run lies in {folder}"
+            raise StorageRefused(f"{refused.message}{where}", refused.remedy) from error
 
     def _run(self) -> RunState:
         if self.job.plan.deadline_s is not None:
@@ -127,6 +134,10 @@ class Controller:
             if stage.name not in self._done:
                 self._skip(stage)
         self.record.finish(state)
+        if state is RunState.SUCCEEDED:
+            self.tell("succeeded", self.record.status)
+        elif state is RunState.FAILED:
+            self.tell("failed", self.record.status)
         if self._asked and self._cut_off:
             raise Interrupted("stopped at once", "the same command goes on where this was")
         return state
@@ -260,9 +271,13 @@ class Controller:
 
     def _skip(self, stage: StagePlan) -> None:
         self._done[stage.name] = False
+        state = self.record.status.stage(stage.name).state
         # What an earlier run of the same plan left stays what it is.
-        if not self.record.status.stage(stage.name).state.has_artifact:
-            self._move(stage, StageState.SKIPPED)
+        if state.has_artifact or state is StageState.SKIPPED:
+            return
+        if state is not StageState.PENDING:
+            self._move(stage, StageState.PENDING)
+        self._move(stage, StageState.SKIPPED)
 
     def _state(self) -> RunState:
         if self.failure:
@@ -277,12 +292,13 @@ class Controller:
     def _desk(self) -> Desk:
         return Desk(
             plan=self.job.plan,
-            keys=self.job.checked.keys,
+            checked=self.job.checked,
             record=self.record,
             cluster=self.cluster,
             view=self.view,
             connect=self._connect,
             news=self._news,
+            tell=self.tell,
         )
 
     @cached_property

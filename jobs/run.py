@@ -6,7 +6,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from cluster.local import LocalCluster, this_machine
 from jobs.controller import Controller, Job, open_record
 from jobs.errors import ClusterError, ExitCode, RaysmithError, UserError
 from jobs.load.loaded import LoadedSpec
-from jobs.masking import SECRETS_VARIABLE, masker, secret_names
+from jobs.masking import SECRETS_VARIABLE, Mask, masker, secret_names
+from jobs.notify import Tell, Webhook, tell_nobody, webhook_address, webhook_variable
 from jobs.plan.demand import demands
 from jobs.plan.fit import refuse_misfits
 from jobs.plan.resolve import Plan
+from jobs.record import Record
+from jobs.spec.notify import NotifySpec
 from jobs.state import FailureClass, RunState
 from jobs.submission import git_revision as revision_of
 from jobs.view.closing import closing
@@ -54,7 +58,9 @@ def run_job(
         refuse_misfits(demands(plan), (this_machine(),), "this machine")
     layout = Layout(_lasting_root(plan.storage))
     checked = check(loaded, plan)
-    os.environ[SECRETS_VARIABLE] = ",".join(sorted(secret_names(loaded.text)))
+    hook = webhook_address(plan.notify, os.environ) if plan.notify else ""
+    of_hook = {webhook_variable(plan.notify)} if plan.notify else set()
+    os.environ[SECRETS_VARIABLE] = ",".join(sorted(secret_names(loaded.text) | of_hook))
     mask = masker((), os.environ)
     revision = git_revision or revision_of(loaded.path.parent)
     job = Job(plan, loaded.text, checked, _lock(revision, checked), mask)
@@ -65,18 +71,32 @@ def run_job(
     # The mirror goes on until the cluster has ended, and what its processes wrote is there.
     with (
         Mirror(run.folder, record.is_ours, frozenset({status}), (request,)),
+        _told(plan.notify, hook, record, mask) as tell,
         _cluster(plan, address, dashboard, ship_code) as cluster,
         view,
     ):
         view.note(f"run {plan.name}/{record.status.run_id} in {place_of(run.folder) or run.folder}")
         for note in checked.notes:
             view.note(note)
-        controller = Controller(job, record, layout, cluster, view)
+        controller = Controller(job, record, layout, cluster, view, tell)
         state = controller.run()
     timings = {**controller.timings, "total": time.monotonic() - started}
     command = command or shlex.join(["raysmith", *sys.argv[1:]])
     print(closing(record.status, record.layout, timings, command))  # noqa: T201
     return _exit_code(state, controller)
+
+
+@contextmanager
+def _told(notify: NotifySpec | None, address: str, record: Record, mask: Mask) -> Iterator[Tell]:
+    """Tells who wants to know, if anybody does; waits a little at the end until it is sent."""
+    if not notify:
+        yield tell_nobody
+        return
+    webhook = Webhook(address, notify.on, mask, record.event)
+    try:
+        yield webhook.tell
+    finally:
+        webhook.wait()
 
 
 def _cluster(

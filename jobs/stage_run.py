@@ -6,6 +6,7 @@ again and again, and never waits for one.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +15,7 @@ from pathlib import Path
 from jobs.attempt import Attempt, Desk, Outcome
 from jobs.errors import ClusterError, DeadlinePassed, Stalled
 from jobs.observed import read_progress
+from jobs.plan.memory_advice import advice
 from jobs.plan.resolve import StagePlan
 from jobs.state import FailureClass, StageState
 from storage.commit import discard, read_committed, read_owner
@@ -69,6 +71,8 @@ class StageRun:
         if self.is_over:
             return
         self._stops = True
+        if attempt and attempt.outcome is not None:
+            return  # It has just ended by itself, which `look` takes.
         if attempt and not at_once and attempt.can_stop:
             attempt.context.layout.stop_request.touch()
             return
@@ -81,6 +85,8 @@ class StageRun:
         if self.is_over or self._late:
             return
         self._late, self._latest = error, time.monotonic() + _LATEST_S
+        if attempt and attempt.outcome is not None:
+            return
         if attempt and attempt.can_stop:
             attempt.context.layout.stop_request.touch()
             attempt.context.note("the deadline has passed; a checkpoint will be committed first")
@@ -94,7 +100,7 @@ class StageRun:
 
     def _begin(self) -> None:
         status = self._desk.record.status.stage(self.stage.name)
-        key = self._desk.keys[self.stage.name]
+        key = self._desk.checked.keys[self.stage.name]
         number = status.attempt + 1
         self._desk.move(self.stage, StageState.RUNNING, attempt=number, key=key)
         owner = Owner(self._desk.record.status.run_id, self.stage.name, key, number)
@@ -137,14 +143,34 @@ class StageRun:
         record = self._desk.record
         record.event("retry", self.stage.name, reason=kind, wait_s=wait_s)
         recoveries = record.status.stage(self.stage.name).recoveries + 1
-        reason = {"reason": kind, "message": told(error, kind), "recoveries": recoveries}
+        message = self._message(error, kind)
+        reason = {"reason": kind, "message": message, "recoveries": recoveries}
         self._desk.move(self.stage, StageState.RETRYING, **reason)
+        self._tell_of(kind)
         self._next_at = time.monotonic() + wait_s
 
     def _fail(self, error: BaseException) -> None:
         self._let_go()
         self.failure, kind = error, classify(error)
-        self._desk.move(self.stage, StageState.FAILED, reason=kind, message=told(error, kind))
+        message = self._message(error, kind)
+        self._desk.move(self.stage, StageState.FAILED, reason=kind, message=message)
+        self._tell_of(kind)
+
+    def _message(self, error: BaseException, kind: FailureClass) -> str:
+        text, folder = told(error, kind), str(self._desk.record.layout.folder)
+        if kind is FailureClass.STORAGE and folder not in text:
+            return f"{text}\n  the run lies in {folder}"
+        if kind not in (FailureClass.DEVICE_OUT_OF_MEMORY, FailureClass.HOST_OUT_OF_MEMORY):
+            return text
+        name, record = self.stage.name, self._desk.record
+        attempt = record.layout.stage(name).attempt(record.status.stage(name).attempt)
+        measured = _memory_bytes(attempt.logging_jsonl)
+        more = advice(name, self.stage.spec, self._desk.checked.memory.get(name), measured)
+        return f"{text}\n{more}"
+
+    def _tell_of(self, kind: FailureClass) -> None:
+        if kind is FailureClass.STALLED:
+            self._desk.tell("stalled", self._desk.record.status, self.stage.name)
 
     def _end(self, result: StageResult, artifact: Path) -> None:
         self.is_over = True
@@ -164,6 +190,16 @@ class StageRun:
             self.cut_off = True
             self._attempt.let_go()
             self._attempt = None
+
+
+def _memory_bytes(records: Path) -> float | None:
+    """The most memory that training has recorded; None where it has recorded nothing."""
+    try:
+        last = json.loads(records.read_text().splitlines()[-1])
+    except (FileNotFoundError, IndexError, ValueError):
+        return None
+    gib = last.get("memory_gib")
+    return gib * 2**30 if gib else None
 
 
 def _discard_torn(context: StageContext) -> None:

@@ -12,7 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from jobs.errors import Problem, SpecError, UserError
 from jobs.load.loaded import LoadedSpec
+from jobs.plan.memory import Estimate, ModelShape, estimate
 from jobs.plan.resolve import Plan, StagePlan, stage_key
+from jobs.spec.grpo import GrpoSpec
+from jobs.spec.sft import SftSpec
 from workloads import WORKLOADS, load_function
 
 _ENGINES = ("raysmith", "torch", "transformers", "peft", "deepspeed")
@@ -27,6 +30,8 @@ class Findings:
     """What is worth saying and no error."""
     digests: dict[str, str] = field(default_factory=dict)
     """The inputs' content by the field that names them."""
+    shape: ModelShape | None = None
+    """The shape of the model that the stage starts from, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Checked:
     """Each stage's cache key."""
     notes: tuple[str, ...]
     digests: Mapping[str, Mapping[str, str]]
+    memory: Mapping[str, Estimate] = field(default_factory=dict)
+    """What each training stage will hold, where its model's shape is known."""
 
     @property
     def digest(self) -> str:
@@ -55,18 +62,30 @@ def check(loaded: LoadedSpec, plan: Plan) -> Checked:
     notes: list[str] = []
     keys: dict[str, str] = {}
     digests: dict[str, Mapping[str, str]] = {}
+    shapes: dict[str, ModelShape | None] = {}
     versions = _versions()
     for stage in plan.stages:
         findings: Findings = load_function(WORKLOADS[stage.kind].check)(loaded, stage)
         problems += findings.problems
         notes += findings.notes
         digests[stage.name] = findings.digests
+        # A stage leaves a model of the shape that it started from.
+        shapes[stage.name] = findings.shape or shapes.get(stage.inputs.get("model", ""))
         # Another stage's artifact follows from that stage's key.
         inputs = findings.digests | {name: keys[source] for name, source in stage.inputs.items()}
         keys[stage.name] = stage_key(stage, plan.seed, inputs, versions)
     if problems:
         raise SpecError(problems)
-    return Checked(keys, tuple(notes), digests)
+    return Checked(keys, tuple(notes), digests, dict(_estimates(plan, shapes)))
+
+
+def _estimates(
+    plan: Plan, shapes: Mapping[str, ModelShape | None]
+) -> Iterator[tuple[str, Estimate]]:
+    for stage in plan.stages:
+        shape = shapes[stage.name]
+        if shape and isinstance(stage.spec, SftSpec | GrpoSpec):
+            yield stage.name, estimate(stage.spec, shape)
 
 
 def _versions() -> dict[str, str]:

@@ -18,9 +18,10 @@ def resolve_within(loaded: LoadedSpec, storage: str, profile: LoadedProfile | No
     Raises:
         SpecError: with what `resolve` finds wrong, or with everything that the policy refuses.
     """
-    plan = resolve(loaded, storage, profile.spec.policy.deadline if profile else None)
-    if profile:
-        check_policy(loaded, plan, profile)
+    if not profile:
+        return resolve(loaded, storage)
+    plan = resolve(loaded, storage, profile.spec.policy.deadline, profile.spec.notify)
+    check_policy(loaded, plan, profile)
     return plan
 
 

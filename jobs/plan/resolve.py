@@ -27,6 +27,7 @@ from jobs.spec.evaluation import EvaluateSpec
 from jobs.spec.fields import Artifact, duration_s
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.job import Stage
+from jobs.spec.notify import NotifySpec
 from jobs.spec.sample import SampleSpec
 from jobs.spec.serve import ServeSpec
 from jobs.spec.sft import SftSpec
@@ -95,6 +96,8 @@ class Plan:
     """Each behind those it needs."""
     deadline_s: float | None = None
     """Seconds after which the run commits a checkpoint and ends."""
+    notify: NotifySpec | None = None
+    """Who is told what becomes of the run."""
 
     def stage(self, name: str) -> StagePlan:
         """The stage of a name.
@@ -114,6 +117,7 @@ class Plan:
             "base_folders": self.base_folders,
             "stages": [_stage_to_json(stage) for stage in self.stages],
             "deadline_s": self.deadline_s,
+            "notify": self.notify and self.notify.model_dump(mode="json"),
         }
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
@@ -135,16 +139,23 @@ class Plan:
             tuple(content["base_folders"]),
             tuple(_stage_from_json(stage) for stage in content["stages"]),
             content.get("deadline_s"),
+            NotifySpec.model_validate(content["notify"]) if content.get("notify") else None,
         )
 
 
-def resolve(loaded: LoadedSpec, storage: str, deadline: str | None = None) -> Plan:
+def resolve(
+    loaded: LoadedSpec,
+    storage: str,
+    deadline: str | None = None,
+    notify: NotifySpec | None = None,
+) -> Plan:
     """The plan of a spec. Pure: it asks nothing of the machine.
 
     Args:
         loaded: a valid spec.
         storage: the URI or folder under which runs lie.
         deadline: how long the run may take, such as `24h`.
+        notify: who is told what becomes of it, where the spec does not say.
 
     Raises:
         SpecError: if stages wait for one another in a circle, or take what does not fit them, or if
@@ -158,7 +169,15 @@ def resolve(loaded: LoadedSpec, storage: str, deadline: str | None = None) -> Pl
         for name in in_order(needs)
     )
     limit_s = duration_s(deadline) if deadline else None
-    return Plan(loaded.spec.name, loaded.spec.seed, storage, loaded.base_folders, stages, limit_s)
+    return Plan(
+        loaded.spec.name,
+        loaded.spec.seed,
+        storage,
+        loaded.base_folders,
+        stages,
+        limit_s,
+        loaded.spec.notify or notify,
+    )
 
 
 def stage_key(

@@ -11,6 +11,7 @@ from jobs.spec.export import ExportSpec
 from jobs.spec.fields import NAME_PATTERN, Spec
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.merge import MergeSpec
+from jobs.spec.notify import NotifySpec
 from jobs.spec.sample import SampleSpec
 from jobs.spec.serve import ServeSpec
 from jobs.spec.sft import SftSpec
@@ -37,5 +38,7 @@ class JobSpec(Spec):
     """The job's name; its runs lie under it in the storage."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Everything random follows from it: initial adapter weights, order of rows, dropout."""
+    notify: NotifySpec | None = None
+    """A webhook that is told what becomes of runs; the profile's when absent."""
     stages: Annotated[dict[StageName, Stage], Field(min_length=1)]
     """The job's steps by name. A stage starts when those it refers to have ended well."""

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
 from jobs.spec.fields import Duration, Spec
 from jobs.spec.kubernetes_site import KubernetesSpec
+from jobs.spec.notify import NotifySpec
 
 PROFILE_VERSION = 1
 
@@ -78,5 +79,7 @@ class ProfileSpec(Spec):
     """What a job that is stopped may take to commit its checkpoint, before it is killed."""
     kubernetes: KubernetesSpec | None = None
     """A Kubernetes cluster with KubeRay, which makes a Ray cluster for each run."""
+    notify: NotifySpec | None = None
+    """A webhook that is told what becomes of runs, where the spec names none."""
     policy: PolicySpec = PolicySpec()
     """What jobs may do here."""

@@ -287,7 +287,7 @@ class SweepSpec(StageSpec):
     def _trial_is_part_of_this_stage(self) -> SweepSpec:
         if self.trial.after:
             raise ValueError("trial.after has no use in a trial; write `after` beside `trial`")
-        if "stall_timeout" in self.trial.model_fields_set:
+        if self.trial.stall_timeout != StageSpec.model_fields["stall_timeout"].default:
             raise ValueError(
                 "trial.stall_timeout has no use in a trial; write `stall_timeout` beside `trial`"
             )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 _INCHES_PER_CLASS, _LEAST_INCHES, _MOST_INCHES = 0.6, 5.0, 24.0
 _MOST_NUMBERED = 40
 """Classes of a matrix whose fields have room for a number."""
+_FILTERS = Lock()
 
 
 def draw_confusion(classification: Mapping[str, Any], file: Path) -> None:
@@ -37,7 +39,8 @@ def draw_confusion(classification: Mapping[str, Any], file: Path) -> None:
                 color = "white" if count > half else "black"
                 axes.text(x, y, str(count), ha="center", va="center", color=color)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
+    # The filters are the process's, and another stage may draw at the same time.
+    with _FILTERS, warnings.catch_warnings():
         # A name in a script that no installed font has is drawn as boxes; the report has it whole.
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         figure.savefig(file, dpi=100)

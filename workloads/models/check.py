@@ -10,6 +10,7 @@ from jobs.load.loaded import LoadedSpec
 from jobs.plan.resolve import StagePlan
 from workloads.check import Findings, located
 from workloads.models.resolve import ModelSource, read_json, resolve_model
+from workloads.models.shape import shape_of
 
 _PERMISSIONS = "check its permissions"
 
@@ -28,6 +29,8 @@ def check_model(
         source = resolve_model(model, loaded.base_folders)
         check_weights(source)
         findings.digests[field] = source.digest()
+        if field == "model":
+            findings.shape = shape_of(source)
     except UserError as error:
         if model in loaded.spec.stages:
             reference = f"${{stages.{model}.model}}"

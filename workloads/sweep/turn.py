@@ -26,6 +26,7 @@ from storage.commit import newest_committed, present, read_committed
 from storage.layout import StageLayout
 from storage.manifest import Owner
 from workloads import WORKLOADS, load_function
+from workloads.advance import committed
 from workloads.context import Shared, StageContext, StageResult
 from workloads.failures import Retries, classify
 from workloads.process_log import log_file
@@ -152,12 +153,12 @@ class Turn:
         self._ended = {**ended, "seconds": seconds, "recoveries": self._recoveries, "done": True}
 
     def _train(self) -> dict[str, Any]:
-        retries = Retries()
+        retries = Retries(self._task.spec.trial.retry, committed(self._layout))
         while True:
             try:
                 return self._attempt()
             except Exception as error:
-                wait_s = retries.wait_s(classify(error))
+                wait_s = retries.wait_s(classify(error), committed(self._layout))
                 if wait_s is None:
                     raise
                 self._recoveries += 1

@@ -10,9 +10,10 @@ from jobs.controller import Controller, Job, open_record
 from jobs.errors import ClusterError
 from jobs.load.loader import load
 from jobs.masking import masker
-from jobs.observed import Progress, read_status
+from jobs.observed import Progress, RunStatus, read_status
 from jobs.plan.resolve import StagePlan, resolve
 from jobs.record import Record, StageStatus
+from jobs.spec.notify import Occasion
 from jobs.state import RunState, StageState
 from jobs.stopping import ask_to_stop
 from jobs.view.terminal import PlainView
@@ -104,6 +105,7 @@ class Bench:
         self.output = io.StringIO()
         self.view = Watcher(self.output)
         self.started: list[str] = []
+        self.told: list[tuple[str, RunState, str | None]] = []
         self.contexts: list[StageContext] = []
         self.work(sft=commits, merge=commits)
 
@@ -130,8 +132,14 @@ class Bench:
 
     def run(self) -> RunState:
         self.record = self.open()
-        self.controller = Controller(self._job(), self.record, self.layout, self.machine, self.view)
+        self.controller = Controller(
+            self._job(), self.record, self.layout, self.machine, self.view, self.tell
+        )
         return self.controller.run()
+
+    def tell(self, occasion: Occasion, status: RunStatus, stage: str | None = None) -> None:
+        """Notes what would be told."""
+        self.told.append((occasion, status.state, stage))
 
     def ask_to_stop(self, *, now: bool = False) -> int:
         """Asks as `raysmith stop` does, from elsewhere."""

@@ -1,17 +1,22 @@
 """The controller: how it is stopped."""
 
+import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
+import jobs.stage_run
 from jobs.errors import Interrupted
 from jobs.observed import Progress, read_status, write_progress
 from jobs.state import RunState, StageState
-from tests.unit.jobs.controller.bench import DONE, Bench, Run, commits
+from jobs.stopping import ask_to_stop
+from tests.unit.jobs.controller.bench import DONE, SPEC, Bench, Run, commits
 from workloads.context import StageContext, StageResult
+from workloads.failures import Retries
 
 
 def _trains(until: threading.Event, finished: bool, sweeps: bool = False) -> Run:
@@ -92,3 +97,90 @@ def test_a_failure_while_stopping_is_a_stop(bench: Bench) -> None:
     bench.view.on_progress = _stops_once(bench, asked)
     assert bench.run() is RunState.STOPPED
     assert bench.started == ["sft 1"]
+
+
+def test_what_ended_as_it_was_stopped_has_ended_well(bench: Bench) -> None:
+    def merge(context: StageContext) -> StageResult:
+        bench.ask_to_stop()
+        return commits(context)
+
+    bench.work(merge=merge)
+    assert bench.run() is RunState.SUCCEEDED
+
+
+def test_a_stop_reaches_what_waits_to_be_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.stage_run, "Retries", Retries)
+
+    def fail(context: StageContext) -> StageResult:
+        threading.Timer(0.2, bench.ask_to_stop).start()
+        raise ConnectionError("lost")
+
+    bench.use(SPEC.replace("kind: sft", "kind: sft, retry: {backoff: 1h, max_backoff: 1h}"))
+    bench.work(sft=fail)
+    assert bench.run() is RunState.STOPPED
+    assert bench.states() == [StageState.STOPPED, StageState.SKIPPED]
+    assert bench.started == ["sft 1"]
+
+
+def test_a_stop_reaches_what_waits_for_room(bench: Bench) -> None:
+    bench.machine.waits = ["2 CPUs: 2 of 2 in use by other"] * 10**6
+    asker = threading.Timer(0.2, bench.ask_to_stop)
+    asker.start()
+    with pytest.raises(Interrupted):
+        bench.run()
+    asker.join()
+    assert bench.started == []
+    assert bench.states() == [StageState.STOPPED, StageState.SKIPPED]
+
+
+def test_a_stop_before_the_first_stage_and_between_two(bench: Bench) -> None:
+    record = bench.open()
+    ask_to_stop(record.layout, record.status)
+    assert bench.run() is RunState.STOPPED
+    assert bench.started == []
+
+    def last_step(context: StageContext) -> StageResult:
+        bench.ask_to_stop()
+        _until(lambda: context.layout.stop_request.exists() or bench.controller._asked > 0)
+        return commits(context)
+
+    bench.work(sft=_as_trains(last_step))
+    assert bench.run() is RunState.STOPPED
+    assert bench.states() == [StageState.SUCCEEDED, StageState.SKIPPED]
+    assert bench.run() is RunState.SUCCEEDED
+    assert bench.started == ["sft 1", "merge 1"]
+
+
+def test_one_final_event_whatever_the_end(bench: Bench) -> None:
+    asked = threading.Event()
+    bench.work(sft=_trains(asked, finished=False))
+    bench.view.on_progress = _stops_once(bench, asked)
+    bench.run()
+    bench.view.on_progress = lambda: signal.raise_signal(signal.SIGINT)
+    bench.work(sft=_trains(let_go := threading.Event(), finished=True))
+    with pytest.raises(Interrupted):
+        bench.run()
+    let_go.set()
+    bench.view.on_progress = lambda: None
+    bench.work(sft=commits)
+    bench.run()
+    lines = map(json.loads, bench.record.layout.events.read_text().splitlines())
+    ends = [event["state"] for event in lines if event["event"] == "run_finished"]
+    assert ends == ["stopped", "stopped", "succeeded"]
+
+
+def _as_trains(run: Run) -> Run:
+    def trains(context: StageContext) -> StageResult:
+        context.attempt.worker_log(0).touch()
+        return run(context)
+
+    return trains
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -41,7 +41,7 @@ def _evaluated(step: int, loss: float) -> dict[str, Any]:
 @pytest.fixture
 def begin_turn(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> Begin:
     """Begins a turn that trains by a function; `reported` and `metric` by name."""
-    monkeypatch.setattr(failures, "_FIRST_BACKOFF_S", 0.0)
+    monkeypatch.setattr(failures, "duration_s", lambda text: 0.0)
     monkeypatch.setattr(turn_module, "_POLL_S", 0.001)
 
     def begin_turn(train: Train, reported: int = 0, metric: str = "eval_loss") -> Turn:

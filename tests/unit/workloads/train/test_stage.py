@@ -1,6 +1,7 @@
 """Which worker's failure made the others fail."""
 
 import errno
+import pickle
 import time
 from typing import Any
 
@@ -48,4 +49,14 @@ def test_of_several_errors_the_first_in_time_counts() -> None:
         with pytest.raises(ValueError, match="a"):
             _timed(fails, {"error": error})
         time.sleep(0.001)
-    assert first_failure({0: late, 1: early}) == (1, early)
+    # As they travel to the driver.
+    rank, first = first_failure({0: _travelled(late), 1: _travelled(early)})
+    assert (rank, str(first)) == (1, "early")
+
+
+def _travelled(error: Exception) -> Exception:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+    wrapped = UserExceptionWithTraceback(error, "traceback")
+    loaded: Exception = pickle.loads(pickle.dumps(wrapped))  # noqa: S301 - our own bytes
+    return loaded
