@@ -28,13 +28,12 @@ from jobs.errors import RaysmithError, StorageError, StorageRefused
 from storage.disk_errors import disk_errors
 from storage.durable import replace_file
 from storage.s3_calls import Calls, Patience
-from storage.s3_errors import CONDITION_NOT_MET, MISSING, code_of
+from storage.s3_errors import BEYOND_END, CONDITION_NOT_MET, code_of
 
 _MARK: Final = "raysmith-upload"
 _MOST_PARTS: Final = 10_000
 _CHUNK_BYTES: Final = 1 << 20
 _TRIES: Final = 3
-_BRIEF_S: Final = 10.0
 
 
 class AbsentObject(Exception):
@@ -67,7 +66,7 @@ class Transfers:
         self._bucket = bucket
         self._calls = Calls(patience)
         # What only tidies up must not keep anybody waiting.
-        brief_s = min(_BRIEF_S, patience.budget_s)
+        brief_s = min(patience.brief_s, patience.budget_s)
         self._brief_calls = Calls(replace(patience, budget_s=brief_s))
         self._threads = threads
         self._part_bytes = part_bytes
@@ -206,7 +205,8 @@ class Transfers:
         try:
             answer = self._client.head_object(Bucket=self._bucket, Key=key)
         except self._client.exceptions.ClientError as error:
-            if code_of(error) in MISSING:
+            # Its answers have no body that says more.
+            if code_of(error) == "404":
                 return None
             raise
         mark: str | None = answer["Metadata"].get(_MARK)
@@ -271,11 +271,11 @@ class Transfers:
                 )
             except self._client.exceptions.ClientError as error:
                 code = code_of(error)
-                if code in MISSING:
+                if code == "NoSuchKey":
                     raise AbsentObject from error
                 if code in CONDITION_NOT_MET:
                     raise _Changed from error
-                if code == "InvalidRange" and start == 0:
+                if code in BEYOND_END and start == 0:
                     return 0, ""
                 raise
             size_bytes = size_of(answer)
