@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import re
 import secrets
 import socket
 import struct
@@ -48,9 +49,14 @@ class _Request:
     """Whether the client waits to be told to send the body."""
 
     @property
+    def line(self) -> str:
+        """Method and address."""
+        return self.head.partition(b"\r\n")[0].decode()
+
+    @property
     def completes(self) -> bool:
         """Whether it ends an upload in parts, which S3 may answer 200 and yet refuse."""
-        return self.head.startswith(b"POST ") and b"uploadId=" in self.head.split(b"\r\n")[0]
+        return self.line.startswith("POST ") and "uploadId=" in self.line
 
 
 @dataclass
@@ -64,6 +70,10 @@ class FaultProxy:
     faults: tuple[str, ...] = FAULTS
     strip: tuple[bytes, ...] = ()
     """Lower-case names of headers that are not passed on, as by a service that ignores them."""
+    matching: str = ""
+    """A regular expression; only requests whose first line has a match meet faults."""
+    most: int | None = None
+    """How many requests meet faults at most; None sets no bound."""
     met: Counter[str] = field(default_factory=Counter)
     """How often each fault was met, and "passed" how many requests met none."""
     port: int = 0
@@ -144,6 +154,9 @@ class FaultProxy:
         return None
 
     def _draw(self, request: _Request) -> str | None:
+        spent = self.most is not None and self.met.total() - self.met["passed"] >= self.most
+        if spent or not re.search(self.matching, request.line):
+            return None
         if self._random.random() >= self.rate:
             return None
         fault = self._random.choice(self.faults)
