@@ -44,8 +44,11 @@ def make_client(
     region: str | None = None,
     addressing: str | None = None,
     connections: int = 10,
+    attempts: int = 1,
 ) -> Any:
-    """A client that never retries by itself; what is None comes from the usual variables.
+    """A client of S3; what is None comes from the usual variables.
+
+    It makes so many attempts at a request by itself; one, where `Calls` makes more.
 
     Raises:
         UserError: boto3 is not installed, or the settings make no sense to it.
@@ -59,7 +62,7 @@ def make_client(
             "s3:// needs boto3, which is not installed", "pip install 'raysmith[train]'"
         ) from error
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 1},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=_CONNECT_TIMEOUT_S,
         read_timeout=_READ_TIMEOUT_S,
         max_pool_connections=connections,
