@@ -8,6 +8,8 @@ A body that ends early is found by its length, which the library does not look a
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import random
 import time
 from collections.abc import Callable
@@ -76,7 +78,15 @@ def make_client(
     except (BotoCoreError, ValueError) as error:
         raise understand(error, "Connect", "s3://").error from error
     client.meta.events.register("after-call.s3", _refuse_cut_answer)
+    if client.meta.config.request_checksum_calculation == "when_required":
+        client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
     return client
+
+
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """For services that know no CRC32, which the library sends with this request regardless."""
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
 
 def _refuse_cut_answer(http_response: Any, model: Any, **_: Any) -> None:

@@ -245,6 +245,28 @@ def test_what_is_not_there_is_told_apart(place: Place) -> None:
             call()
 
 
+def test_a_service_without_crc32_gets_an_md5(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    client = make_client(place.server)
+    sums: dict[str, str | None] = {}
+
+    def note(request: Any, operation_name: str, **_: Any) -> None:
+        sums[operation_name] = request.headers.get("Content-MD5")
+
+    client.meta.events.register("before-sign.s3", note)
+    backend = S3Backend(client, place.bucket, "run", QUICK, part_bytes=PART_BYTES)
+    data = os.urandom(2 * PART_BYTES)
+    (tmp_path / "up").write_bytes(data)
+    backend.upload(tmp_path / "up", "a")
+    backend.write_bytes("b/c", b"1")
+    assert backend.read_bytes("a") == data
+    backend.delete_prefix("b/")
+    assert not backend.exists("b/c")
+    assert all(sums[each] for each in ("UploadPart", "PutObject", "DeleteObjects"))
+
+
 def test_a_service_that_nobody_reaches_is_given_up_soon(place: Place) -> None:
     quick = Patience(3600, 0.2, first_pause_s=0.01, longest_pause_s=0.05)
     closed = make_client("http://127.0.0.1:9")
