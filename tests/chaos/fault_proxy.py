@@ -32,8 +32,19 @@ ERROR_500 = "500"
 SLOW_DOWN = "503 SlowDown"
 ERROR_IN_200 = "InternalError in a 200"
 TRUNCATED = "truncated answer"
+BODILESS = "answer without its body"
 LOST = "lost answer after success"
-FAULTS = (DELAY, RESET, RESET_IN_BODY, ERROR_500, SLOW_DOWN, ERROR_IN_200, TRUNCATED, LOST)
+FAULTS = (
+    DELAY,
+    RESET,
+    RESET_IN_BODY,
+    ERROR_500,
+    SLOW_DOWN,
+    ERROR_IN_200,
+    TRUNCATED,
+    BODILESS,
+    LOST,
+)
 _LONGEST_DELAY_S = 0.1
 _ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>later</Message></Error>'
@@ -146,9 +157,11 @@ class FaultProxy:
         answer = await self._ask(request.head, body)
         if fault == LOST:
             return _reset(writer)
+        start = answer.index(b"\r\n\r\n") + 4
         if fault == TRUNCATED:
-            start = answer.index(b"\r\n\r\n") + 4
             answer = answer[: self._random.randrange(start, max(start + 1, len(answer)))]
+        if fault == BODILESS:
+            answer = answer[:start]
         writer.write(answer)
         await writer.drain()
         return None

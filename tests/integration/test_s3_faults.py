@@ -22,6 +22,7 @@ from storage.probe import NO_ABILITIES, Abilities, probe
 from storage.s3 import S3Backend
 from storage.s3_calls import Patience, make_client
 from tests.chaos.fault_proxy import (
+    BODILESS,
     ERROR_500,
     ERROR_IN_200,
     LOST,
@@ -91,7 +92,7 @@ def place(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(s3_server)
 
 
-ANY = [RESET, RESET_IN_BODY, ERROR_500, SLOW_DOWN, TRUNCATED, LOST]
+ANY = [RESET, RESET_IN_BODY, ERROR_500, SLOW_DOWN, TRUNCATED, BODILESS, LOST]
 
 
 @pytest.mark.parametrize("fault", ANY)
