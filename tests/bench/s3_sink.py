@@ -1,6 +1,6 @@
 """As little of an S3 as a client can be measured with: it takes bytes, and gives as many zeros.
 
-    python -m tests.bench.s3_sink PORT
+    python -m tests.bench.s3_sink PORT LATENCY_MS
 
 moto spends far more on a large body than any client does. This keeps sizes alone, in memory: puts,
 uploads in parts, reads of ranges, heads. It checks nothing, so nothing it says proves more than
@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import socketserver
 import sys
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -112,6 +113,7 @@ class Handler(BaseHTTPRequestHandler):
     def _send_head(
         self, status: int, size_bytes: int, headers: dict[str, str] | None = None
     ) -> None:
+        time.sleep(float(sys.argv[2]) / 1000)
         self.send_response(status)
         for name, value in ({"ETag": _TAG} | (headers or {})).items():
             self.send_header(name, value)
