@@ -14,7 +14,7 @@ from cluster.local import LocalCluster
 from cluster.ray_jobs import RayJobs, entrypoint
 from cluster.runtime_env import submitted_env
 from jobs.errors import ExitCode
-from storage.uri import local_root
+from storage.uri import parse_uri
 from workloads.doctor.examination import examine
 from workloads.doctor.findings import Finding, Level
 
@@ -32,7 +32,7 @@ def diagnose(address: str | None, storage: str, *, as_json: bool) -> ExitCode:
     failed = False
     with cluster:
         cluster.connect()
-        for finding in examine(str(local_root(storage))):
+        for finding in examine(_root(storage)):
             failed |= finding.level == "failed"
             click.echo(json.dumps(asdict(finding)) if as_json else _line(finding))
     return ExitCode.CLUSTER if failed else ExitCode.OK
@@ -45,10 +45,16 @@ def send(url: str, storage: str, *, as_json: bool) -> int:
         ClusterError: if it can't be reached.
     """
     jobs, job_id = RayJobs(url), f"doctor-{secrets.token_hex(4)}"
-    arguments = ["doctor", "--here", "--storage", shlex.quote(str(local_root(storage)))]
+    arguments = ["doctor", "--here", "--storage", shlex.quote(_root(storage))]
     command = entrypoint("jobs.cli", *arguments, *(["--json"] * as_json))
     jobs.submit(job_id, command, submitted_env(None, (), None, _STOP_GRACE_S, {}))
     return jobs.follow(job_id, click.echo).own_exit_code
+
+
+def _root(storage: str) -> str:
+    """The storage root as any process can read it, wherever it works."""
+    uri = parse_uri(storage)
+    return str(uri.local_path or uri)
 
 
 def _line(finding: Finding) -> str:

@@ -103,8 +103,11 @@ class Backend(Protocol):
     def replace(self, key: str, data: bytes, tag: str) -> str | None:
         """Write over the object of this tag; its new tag, or None when it's another one or gone.
 
-        Of many callers with one tag exactly one gets a new tag. A `write_bytes` or `delete` at the
-        same moment may go unnoticed. Raises NotSupported like `create`.
+        Of many callers with one tag at most one gets a new tag. None may also mean that the object
+        was written, and then written over by another before the answer, which was lost, could be
+        asked for again: who counts must tell from the content whose writes are in it. On a disk, a
+        `write_bytes` or `delete` at the same moment may go unnoticed. Raises NotSupported like
+        `create`.
         """
         ...
 

@@ -29,6 +29,10 @@ class Abilities:
         return self.create_exclusive and self.compare_and_swap
 
 
+NO_ABILITIES = Abilities(create_exclusive=False, compare_and_swap=False)
+"""What storage has that could not be tried."""
+
+
 def probe(backend: Backend) -> Abilities:
     """Try conditional writes on an object of our own, which is removed again.
 

@@ -17,7 +17,7 @@ from storage.backend import Entry, MissingKey, Tagged
 from storage.manifest import FileEntry
 from storage.names import check_key, check_prefix, check_range, is_plain_path
 from storage.s3_calls import Calls, Patience, make_client
-from storage.s3_errors import CONDITION_NOT_MET, MISSING, code_of
+from storage.s3_errors import BEYOND_END, CONDITION_NOT_MET, code_of
 from storage.s3_transfer import AbsentObject, Transfers
 from storage.uri import StorageUri
 
@@ -73,7 +73,7 @@ class S3Backend:
             try:
                 return self._read(full, Range=wanted).data[:length]
             except self._client.exceptions.ClientError as error:
-                if code_of(error) == "InvalidRange":
+                if code_of(error) in BEYOND_END:
                     return b""
                 raise
 
@@ -146,7 +146,7 @@ class S3Backend:
             try:
                 return self._transfers.put(full, data, IfMatch=tag)
             except self._client.exceptions.ClientError as error:
-                if code_of(error) in MISSING:
+                if code_of(error) == "NoSuchKey":
                     return None
                 if code_of(error) not in CONDITION_NOT_MET:
                     raise
@@ -185,7 +185,7 @@ class S3Backend:
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=full, **options)
         except self._client.exceptions.ClientError as error:
-            if code_of(error) in MISSING:
+            if code_of(error) == "NoSuchKey":
                 raise self._missing(full) from error
             raise
         with closing(answer["Body"]) as body:

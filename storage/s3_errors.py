@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 from jobs.errors import NotSupported, RaysmithError, StorageError, StorageRefused
 from jobs.masking import HIDDEN, SECRET_SHAPES
 
-MISSING: Final = frozenset({"NoSuchKey", "404"})
 CONDITION_NOT_MET: Final = frozenset({"PreconditionFailed", "412"})
+BEYOND_END: Final = frozenset({"InvalidRange", "416"})
 
 _TRANSIENT: Final = frozenset({
     "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeoutException",
@@ -25,6 +25,7 @@ _TRANSIENT: Final = frozenset({
     "XAmzContentChecksumMismatch",
 })  # fmt: skip
 _LATER: Final = "see that the storage is well, then start the same command again"
+_CHECK: Final = "check the endpoint, the bucket and the credentials"
 _KEYS: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give a role"
 _RENEW: Final = "log in again or renew the credentials, then start the same command again"
 _CLOCK: Final = "set the clock of this machine: run ntpd or chronyd"
@@ -102,6 +103,8 @@ class Trouble(NamedTuple):
     """Whether it may be gone at the next try."""
     unreachable: bool = False
     """Whether nobody answered at all."""
+    unclear: bool = False
+    """Whether the answer lacks what would say why, which is rarely gone at the next try."""
 
 
 def code_of(error: Exception) -> str:
@@ -146,7 +149,7 @@ def _answered(response: Mapping[str, Any], operation: str, place: str) -> Troubl
         if code == "RequestTimeTooSkewed":
             what += _skew(response)
         return Trouble(StorageRefused(f"{place}: {what} ({code})", remedy), transient=False)
-    if code in ("AccessDenied", "403", "AllAccessDisabled"):
+    if code in ("AccessDenied", "AllAccessDisabled"):
         permission = _PERMISSIONS.get(operation, operation)
         return Trouble(
             StorageRefused(
@@ -168,9 +171,10 @@ def _answered(response: Mapping[str, Any], operation: str, place: str) -> Troubl
         said += f": {message}"
     if code in _TRANSIENT or status >= 500 or status == 429:
         return Trouble(StorageError(said, _LATER), transient=True)
-    return Trouble(
-        StorageRefused(said, "check the endpoint, the bucket and the credentials"), transient=False
-    )
+    if code.isdigit():
+        # The library puts the status where the body said nothing, or was lost on the way.
+        return Trouble(StorageRefused(f"{said}, and not why", _CHECK), transient=True, unclear=True)
+    return Trouble(StorageRefused(said, _CHECK), transient=False)
 
 
 def _skew(response: Mapping[str, Any]) -> str:

@@ -20,21 +20,21 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 from typing import Any, BinaryIO, Final
 
 from jobs.errors import RaysmithError, StorageError, StorageRefused
 from storage.disk_errors import disk_errors
 from storage.durable import replace_file
 from storage.s3_calls import Calls, Patience
-from storage.s3_errors import CONDITION_NOT_MET, MISSING, code_of
+from storage.s3_errors import BEYOND_END, CONDITION_NOT_MET, code_of
 
 _MARK: Final = "raysmith-upload"
 _MOST_PARTS: Final = 10_000
 _CHUNK_BYTES: Final = 1 << 20
 _TRIES: Final = 3
-_BRIEF_S: Final = 10.0
 
 
 class AbsentObject(Exception):
@@ -57,6 +57,42 @@ class Sent:
     sha256: str
 
 
+class Buffers:
+    """Room for parts, used again while uploads go on: fresh memory costs more than a checksum."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._free: list[bytearray] = []
+        self._users = 0
+        self._lock = Lock()
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Keeps what is given back as long as one such block lasts."""
+        with self._lock:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._free.clear()
+
+    def take(self, size_bytes: int) -> bytearray:
+        """A buffer of this size, with anything in it."""
+        with self._lock:
+            if size_bytes == self._size_bytes and self._free:
+                return self._free.pop()
+        return bytearray(size_bytes)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Nobody uses the buffer any more."""
+        with self._lock:
+            if self._users and len(buffer) == self._size_bytes:
+                self._free.append(buffer)
+
+
 class Transfers:
     """Uploads to and downloads from one bucket. For many threads at once."""
 
@@ -67,13 +103,14 @@ class Transfers:
         self._bucket = bucket
         self._calls = Calls(patience)
         # What only tidies up must not keep anybody waiting.
-        brief_s = min(_BRIEF_S, patience.budget_s)
+        brief_s = min(patience.brief_s, patience.budget_s)
         self._brief_calls = Calls(replace(patience, budget_s=brief_s))
         self._threads = threads
         self._part_bytes = part_bytes
         self._slots = BoundedSemaphore(threads)
+        self._buffers = Buffers(part_bytes)
 
-    def put(self, key: str, data: bytes, **conditions: str) -> str:
+    def put(self, key: str, data: bytes | bytearray, **conditions: str) -> str:
         """One request that writes the object whole; its tag. Raises the library's errors."""
         answer = self._client.put_object(
             Bucket=self._bucket, Key=key, Body=data, **self._checksum(data), **conditions
@@ -83,14 +120,14 @@ class Transfers:
     def upload(self, path: Path, key: str) -> Sent:
         """Uploads a file. Raises StorageError, StorageRefused."""
         with disk_errors(path):
-            file = path.open("rb")
+            file = path.open("rb", buffering=0)
         with file:
             size_bytes = os.fstat(file.fileno()).st_size
             if size_bytes <= self._part_bytes:
                 return self._upload_whole(file, path, size_bytes, key)
             for _ in range(_TRIES):
                 file.seek(0)
-                with suppress(_UploadGone):
+                with suppress(_UploadGone), self._buffers.lent():
                     return self._upload_in_parts(file, path, size_bytes, key)
         raise StorageError(
             f"{self._place(key)}: the upload was ended by somebody else, {_TRIES} times",
@@ -112,13 +149,14 @@ class Transfers:
         """Ends an upload; nothing happens when there is none. Raises like `upload`."""
         self._abort(self._calls, key, upload_id)
 
-    def _upload_whole(self, file: BinaryIO, path: Path, size_bytes: int, key: str) -> Sent:
+    def _upload_whole(self, file: FileIO, path: Path, size_bytes: int, key: str) -> Sent:
         with self._slots:
-            data = _read(file, path, size_bytes)
+            data = bytearray(size_bytes)
+            _fill(data, file, path)
             self._calls("PutObject", self._place(key), lambda _: self.put(key, data))
         return Sent(size_bytes, hashlib.sha256(data).hexdigest())
 
-    def _upload_in_parts(self, file: BinaryIO, path: Path, size_bytes: int, key: str) -> Sent:
+    def _upload_in_parts(self, file: FileIO, path: Path, size_bytes: int, key: str) -> Sent:
         mark = secrets.token_hex(16)
         upload_id = None
         doubts: list[bool] = []
@@ -134,13 +172,15 @@ class Transfers:
                     self._slots.acquire()
                     try:
                         _raise_first(futures)
-                        data = _read(file, path, min(part_bytes, size_bytes - start))
+                        data = self._buffers.take(min(part_bytes, size_bytes - start))
+                        _fill(data, file, path)
                     except BaseException:
                         self._slots.release()
                         raise
                     number = len(futures) + 1
-                    futures.append(pool.submit(self._send_part, key, upload_id, number, data))
+                    # Before it is sent: from then on another part may take its buffer.
                     digest.update(data)
+                    futures.append(pool.submit(self._send_part, key, upload_id, number, data))
                 parts = [future.result() for future in futures]
             self._complete(key, upload_id, parts, mark)
         except BaseException:
@@ -166,7 +206,7 @@ class Transfers:
 
         return self._calls("CreateMultipartUpload", self._place(key), attempt)
 
-    def _send_part(self, key: str, upload_id: str, number: int, data: bytes) -> dict[str, Any]:
+    def _send_part(self, key: str, upload_id: str, number: int, data: bytearray) -> dict[str, Any]:
         def attempt(_: bool) -> dict[str, Any]:
             try:
                 answer = self._client.upload_part(
@@ -185,6 +225,7 @@ class Transfers:
         try:
             return self._calls("UploadPart", self._place(key), attempt)
         finally:
+            self._buffers.give_back(data)
             self._slots.release()
 
     def _complete(self, key: str, upload_id: str, parts: list[dict[str, Any]], mark: str) -> None:
@@ -206,7 +247,8 @@ class Transfers:
         try:
             answer = self._client.head_object(Bucket=self._bucket, Key=key)
         except self._client.exceptions.ClientError as error:
-            if code_of(error) in MISSING:
+            # Its answers have no body that says more.
+            if code_of(error) == "404":
                 return None
             raise
         mark: str | None = answer["Metadata"].get(_MARK)
@@ -271,11 +313,11 @@ class Transfers:
                 )
             except self._client.exceptions.ClientError as error:
                 code = code_of(error)
-                if code in MISSING:
+                if code == "NoSuchKey":
                     raise AbsentObject from error
                 if code in CONDITION_NOT_MET:
                     raise _Changed from error
-                if code == "InvalidRange" and start == 0:
+                if code in BEYOND_END and start == 0:
                     return 0, ""
                 raise
             size_bytes = size_of(answer)
@@ -302,7 +344,7 @@ class Transfers:
     def _uses_crc(self) -> bool:
         return bool(self._client.meta.config.request_checksum_calculation == "when_supported")
 
-    def _checksum(self, data: bytes) -> dict[str, str]:
+    def _checksum(self, data: bytes | bytearray) -> dict[str, str]:
         """What makes the storage check the body: services that know no CRC32 get an MD5."""
         if self._uses_crc():
             return {"ChecksumAlgorithm": "CRC32"}
@@ -335,13 +377,14 @@ def size_of(answer: dict[str, Any]) -> int:
     return int(total) if total.isdigit() else int(answer["ContentLength"])
 
 
-def _read(file: BinaryIO, path: Path, length: int) -> bytes:
-    """The next so many bytes of the file."""
+def _fill(buffer: bytearray, file: FileIO, path: Path) -> None:
+    """Reads the next bytes of the file until the buffer is full."""
+    view, done = memoryview(buffer), 0
     with disk_errors(path):
-        data = file.read(length)
-    if len(data) != length:
+        while done < len(buffer) and (count := file.readinto(view[done:])):
+            done += count
+    if done != len(buffer):
         raise StorageRefused(f"{path} became shorter while it was read", "leave it as it is")
-    return data
 
 
 def _raise_first(futures: list[Future[dict[str, Any]]]) -> None:

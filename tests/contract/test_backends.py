@@ -26,6 +26,8 @@ Fixtures = pytest.FixtureRequest
 def s3_root(request: Fixtures) -> str:
     """A bucket of the test's own on a server that all of them share."""
     patch, server = request.getfixturevalue("monkeypatch"), request.getfixturevalue("s3_server")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        patch.delenv(name)
     for name, value in CREDENTIALS.items():
         patch.setenv(name, value)
     bucket = f"contract-{secrets.token_hex(6)}"

@@ -194,13 +194,28 @@ def _speed(root: str, well: Sequence[StorageFacts], *, is_whole: bool) -> Iterat
         yield Finding("warning", "storage", text, "checkpoints will take long: see the network")
     elif is_whole:
         yield Finding("ok", "storage", f"{text}, and every node sees what the others write")
-    if not all(facts.creates_once for facts in well):
+    lacks = _lacks(well)
+    if lacks:
         yield Finding(
-            "failed", "storage", "two writers that create one object are both told that they did",
-            "use storage with conditional writes; without them only one driver may run at a time",
+            "warning", "storage",
+            f"no conditional writes: {' and '.join(lacks)}. Single writer: two drivers of one run "
+            "are not told apart",
+            "see to it that one driver runs at a time, or use storage with conditional writes",
         )  # fmt: skip
     elif is_whole:
-        yield Finding("ok", "storage", "conditional writes: of two writers, one is told no")
+        yield Finding(
+            "ok", "storage",
+            "conditional writes: of two writers that create or replace one object, one is told no",
+        )  # fmt: skip
+
+
+def _lacks(well: Sequence[StorageFacts]) -> list[str]:
+    lacks = []
+    if not all(facts.abilities.create_exclusive for facts in well):
+        lacks.append("two writers that create one object are both told that they did")
+    if not all(facts.abilities.compare_and_swap for facts in well):
+        lacks.append("two that replace one object may both be told that they did")
+    return lacks
 
 
 def network(backend: str, members: Sequence[Node], reached: Mapping[str, Reach | str]) -> Finding:

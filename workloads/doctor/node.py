@@ -15,6 +15,7 @@ from pathlib import Path
 from cluster.fingerprint import fingerprint, installed_fingerprint
 from jobs.errors import RaysmithError
 from storage.backend import open_backend
+from storage.probe import NO_ABILITIES, Abilities, probe
 from storage.uri import parse_uri
 
 ENGINES = (
@@ -83,8 +84,8 @@ class StorageFacts:
     error: str | None = None
     write_bytes_per_s: float = 0.0
     read_bytes_per_s: float = 0.0
-    creates_once: bool = False
-    """Whether of two writers that create one object just one is told that it did."""
+    abilities: Abilities = NO_ABILITIES
+    """The conditional writes that it does."""
     seen: tuple[str, ...] = field(default=())
     """The marks of other nodes that this one sees."""
 
@@ -110,8 +111,8 @@ def write_storage(storage: str, prefix: str, mark: str) -> StorageFacts:
     data = os.urandom(PROBE_BYTES)
     try:
         backend = open_backend(parse_uri(storage))
-        backend.create(f"{prefix}/marks/{mark}", b"")
-        once = [backend.create(f"{prefix}/once/{mark}", b"") for _ in range(2)] == [True, False]
+        backend.write_bytes(f"{prefix}/marks/{mark}", b"")
+        abilities = probe(backend)
         started = time.perf_counter()
         backend.write_bytes(f"{prefix}/data/{mark}", data)
         written = time.perf_counter()
@@ -124,7 +125,7 @@ def write_storage(storage: str, prefix: str, mark: str) -> StorageFacts:
     return StorageFacts(
         write_bytes_per_s=PROBE_BYTES / (written - started),
         read_bytes_per_s=PROBE_BYTES / (read - written),
-        creates_once=once,
+        abilities=abilities,
     )
 
 

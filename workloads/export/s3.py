@@ -14,7 +14,9 @@ from typing import Any
 from jobs.errors import UserError
 from jobs.spec.export import PushSpec
 from storage.manifest import MARKER_FILE, Manifest
+from storage.s3_calls import make_client
 
+_ATTEMPTS = 5
 _DIGEST = "sha256"
 _PART_BYTES = 16 * 2**20
 _REFUSED = (400, 401, 403, 404)
@@ -27,14 +29,9 @@ def push(folder: Path, manifest: Manifest, spec: PushSpec, _message: str) -> dic
         UserError: if S3 refuses, or the prefix holds files of something else.
         ConnectionError: if it can't be reached, or fails.
     """
-    import boto3
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
-    # A session of its own reads the environment as it is now.
-    client = boto3.Session().client(
-        "s3", config=Config(retries={"mode": "standard", "max_attempts": 5})
-    )
+    client = make_client(attempts=_ATTEMPTS)
     try:
         return _upload(client, folder, manifest, spec)
     except ClientError as error:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.fingerprint import fingerprint
+from storage.probe import Abilities
 from workloads.doctor.findings import (
     clocks,
     code,
@@ -34,7 +35,7 @@ FACTS = NodeFacts(
     gpu_error=None,
 )
 TOLD = {"a": replace(FACTS, gpus=()), "b": FACTS}
-FAST = StorageFacts(write_bytes_per_s=3e8, read_bytes_per_s=1e9, creates_once=True)
+FAST = StorageFacts(write_bytes_per_s=3e8, read_bytes_per_s=1e9, abilities=Abilities(True, True))
 
 
 def test_resources_are_summed_and_none_is_a_failure() -> None:
@@ -114,7 +115,7 @@ def test_storage_that_all_nodes_share() -> None:
         ({"b": "no answer within 120 s"}, {}, "10.0.0.2: no answer"),
         ({}, {"b": ("b",)}, "10.0.0.2 does not see what 1 of 2 nodes wrote"),
         ({"b": replace(FAST, write_bytes_per_s=1e6)}, {}, "writes at least 1 MB/s"),
-        ({"b": replace(FAST, creates_once=False)}, {}, "both told that they did"),
+        ({"b": replace(FAST, abilities=Abilities(False, True))}, {}, "create one object are"),
     ],
 )
 def test_storage_that_is_not_well(
