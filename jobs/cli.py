@@ -12,6 +12,7 @@ import click
 from jobs.cluster_cli import doctor, drive, submit
 from jobs.elsewhere import elsewhere
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
+from jobs.life_cli import events, list_runs
 from jobs.options import (
     EXIT_CODES,
     address_option,
@@ -377,7 +378,7 @@ def _write(file: Path, text: str) -> None:
         ) from error
 
 
-for _command in (submit, doctor, drive, render):
+for _command in (submit, doctor, drive, render, list_runs, events):
     cli.add_command(_command)
 
 

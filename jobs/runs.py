@@ -22,7 +22,7 @@ def find_run(layout: Layout, name: str, digest: str) -> RunStatus | None:
     """The newest run of this name that would do the same."""
     for entry in entries(layout):
         if entry.name == name and entry.has(digest):
-            status = _status(layout, entry)
+            status = status_at(layout, entry)
             if status and status.digest == digest:
                 return status
     return None
@@ -96,7 +96,7 @@ def run_at(text: str) -> RunLayout:
 def recorded_runs(layout: Layout, name: str) -> Iterator[tuple[RunLayout, RunStatus]]:
     """The runs of this name and how they stand, those whose state changed last first."""
     for entry in entries(layout):
-        if entry.name == name and (status := _status(layout, entry)):
+        if entry.name == name and (status := status_at(layout, entry)):
             yield layout.run(name, entry.run_id), status
 
 
@@ -126,7 +126,8 @@ def reindex(layout: Layout) -> list[RunEntry]:
     return index.runs()
 
 
-def _status(layout: Layout, entry: RunEntry) -> RunStatus | None:
+def status_at(layout: Layout, entry: RunEntry) -> RunStatus | None:
+    """How the run of an entry stands; None where there is none, or none that can be read."""
     try:
         return read_status(layout.run(entry.name, entry.run_id))
     except UserError:

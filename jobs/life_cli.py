@@ -1,0 +1,45 @@
+"""The commands of a run's life: finding runs, and what happened in them."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.options import layout_of, profile_option, storage_option
+
+_STATES = ("running", "succeeded", "failed", "stopped", "interrupted")
+
+
+@click.command("list")
+@click.argument("name", default="", metavar="[NAME]")
+@storage_option
+@profile_option
+@click.option("--all", "everything", is_flag=True, help="All runs, not the newest 20.")
+@click.option("--state", type=click.Choice(_STATES), help="Those in this state alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_runs(name: str, storage: str, everything: bool, state: str | None, as_json: bool) -> None:
+    """List runs, those called NAME or all, the one whose state changed last first."""
+    from jobs.view.runs import NEWEST, list_json, list_text, listed
+
+    limit = None if everything else NEWEST
+    runs = listed(layout_of(storage), name, state=state, limit=limit)
+    if as_json:
+        click.echo(list_json(runs))
+    else:
+        click.echo(list_text(runs) if runs else "no runs")
+        if limit and len(runs) == limit:
+            click.echo(f"the newest {limit}; --all lists all")
+
+
+@click.command()
+@click.argument("run", default="", metavar="[RUN]")
+@storage_option
+@profile_option
+@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print the lines as they were recorded.")
+def events(run: str, storage: str, follow: bool, as_json: bool) -> None:
+    """Show what happened in a run. RUN is as in `status`; else the newest run."""
+    from jobs.runs import resolve_run
+    from jobs.view.events import print_events
+
+    layout = resolve_run(layout_of(storage), run)
+    print_events(layout, follow=follow, as_json=as_json, write=click.echo)
