@@ -12,7 +12,7 @@ import click
 from jobs.cluster_cli import doctor, drive, submit
 from jobs.elsewhere import elsewhere
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
-from jobs.life_cli import events, list_runs
+from jobs.life_cli import events, list_runs, rm
 from jobs.options import (
     EXIT_CODES,
     address_option,
@@ -378,7 +378,7 @@ def _write(file: Path, text: str) -> None:
         ) from error
 
 
-for _command in (submit, doctor, drive, render, list_runs, events):
+for _command in (submit, doctor, drive, render, list_runs, events, rm):
     cli.add_command(_command)
 
 

@@ -43,3 +43,24 @@ def events(run: str, storage: str, follow: bool, as_json: bool) -> None:
 
     layout = resolve_run(layout_of(storage), run)
     print_events(layout, follow=follow, as_json=as_json, write=click.echo)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@storage_option
+@profile_option
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def rm(runs: tuple[str, ...], storage: str, yes: bool) -> None:
+    """Remove runs, with their checkpoints and artifacts. RUN is an id, name/id or a folder.
+
+    A run at work is refused, and one whose artifact another run took from the cache.
+    """
+    from jobs.removal import removable, remove
+
+    layout = layout_of(storage)
+    doomed = removable(layout, runs)
+    if not yes:
+        click.confirm(f"remove {', '.join(map(str, doomed))} for good?", abort=True)
+    for run in doomed:
+        remove(layout, run)
+        click.echo(f"removed {run}")
