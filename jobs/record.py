@@ -89,6 +89,7 @@ class Record:
         lock: Mapping[str, JsonValue],
         stages: tuple[StageStatus, ...],
         digest: str,
+        forced: tuple[str, ...] = (),
         now: Clock = utc_now,
         mask: Mask | None = None,
     ) -> Record:
@@ -109,6 +110,7 @@ class Record:
             changed_at=moment,
             updated_at=moment,
             driver=Driver.here(),
+            forced=forced,
         )
         _make_folder(layout)
         write_atomic(layout.spec, mask(spec_text).encode())

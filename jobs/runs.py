@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,17 +39,24 @@ def find_artifact(layout: Layout, key: str) -> Path | None:
     return None
 
 
-def actions(layout: Layout, name: str, digest: str, keys: Mapping[str, str]) -> dict[str, str]:
-    """What running each stage of these keys would come to: `run`, `resume` or `cached`."""
+def actions(
+    layout: Layout, name: str, digest: str, keys: Mapping[str, str], forced: Sequence[str] = ()
+) -> dict[str, str]:
+    """What running each stage of these keys would come to: `run`, `resume` or `cached`.
+
+    Those in `forced` take nothing from earlier runs.
+    """
     run = find_run(layout, name, digest)
     begun = {stage.key for stage in run.stages if stage.attempt} if run else set()
 
-    def action(key: str) -> str:
+    def action(stage: str, key: str) -> str:
+        if stage in forced:
+            return "run"
         if find_artifact(layout, key):
             return "cached"
         return "resume" if key in begun else "run"
 
-    return {stage: action(key) for stage, key in keys.items()}
+    return {stage: action(stage, key) for stage, key in keys.items()}
 
 
 def resolve_run(layout: Layout, text: str = "") -> RunLayout:

@@ -104,6 +104,8 @@ class Bench:
         self.output = io.StringIO()
         self.view = Watcher(self.output)
         self.started: list[str] = []
+        self.forced: tuple[str, ...] = ()
+        self.new = False
         self.contexts: list[StageContext] = []
         self.work(sft=commits, merge=commits)
 
@@ -139,7 +141,15 @@ class Bench:
 
     def _job(self) -> Job:
         checked = Checked(self.keys, (), {})
-        return Job(self.plan, SPEC, checked, {}, masker(["TOKEN"], {"TOKEN": "secret-word"}))
+        return Job(
+            self.plan,
+            SPEC,
+            checked,
+            {},
+            masker(["TOKEN"], {"TOKEN": "secret-word"}),
+            self.forced,
+            self.new,
+        )
 
     def status(self, stage: str) -> StageStatus:
         """What the record on disk says of a stage."""
