@@ -12,12 +12,15 @@ import click
 from jobs.cluster_cli import doctor, drive, submit
 from jobs.elsewhere import elsewhere
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
+from jobs.files_cli import init, schema
 from jobs.life_cli import events, list_runs, rm
 from jobs.options import (
     EXIT_CODES,
     address_option,
     backend_option,
+    force_stage_option,
     layout_of,
+    no_cache_option,
     profile_option,
     resolve_job,
     set_option,
@@ -31,10 +34,6 @@ from jobs.render_cli import render
 if TYPE_CHECKING:
     from jobs.plan.explain import Explanation
     from storage.layout import RunLayout
-
-DEFAULT_SPEC = "job.yaml"
-
-_STARTER = Path(__file__).parent / "examples" / "self-cognition.yaml"
 
 
 class _Program(click.Group):
@@ -95,6 +94,8 @@ def validate(spec: Path, overrides: tuple[str, ...]) -> None:
 @profile_option
 @click.option("--explain", "path", metavar="PATH", help="Show one value, and where it comes from.")
 @address_option
+@no_cache_option
+@force_stage_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     spec: Path,
@@ -102,6 +103,8 @@ def plan(
     storage: str,
     path: str | None,
     address: str | None,
+    no_cache: bool,
+    force_stages: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Show what running SPEC would do. Every value is resolved, and nothing is started.
@@ -110,6 +113,7 @@ def plan(
     the profile's pods, else on this machine.
     """
     from jobs.plan.explain import explain
+    from jobs.plan.forced import forced_stages
     from jobs.plan.text import plan_text
 
     loaded, resolved = resolve_job(spec, overrides, storage)
@@ -125,8 +129,10 @@ def plan(
         from workloads.check import check
 
         checked = check(loaded, resolved)
-        layout, keys = layout_of(storage), checked.keys
-        click.echo(plan_text(resolved, actions(layout, resolved.name, checked.digest, keys)))
+        forced = forced_stages(resolved, force_stages, no_cache=no_cache)
+        name, digest = resolved.name, checked.digest
+        nexts = actions(layout_of(storage), name, digest, checked.keys, forced)
+        click.echo(plan_text(resolved, nexts))
         for line in (*checked.notes, *memory_lines(checked.memory, address)):
             click.echo(line)
         for note in refuse_where_it_runs(resolved, address):
@@ -151,6 +157,9 @@ def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:
 @ship_code_option
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, on this machine only.")
 @click.option("--no-serve", is_flag=True, help="Leave serve stages out, and what needs them.")
+@no_cache_option
+@force_stage_option
+@click.option("--new", is_flag=True, help="Begin a run of its own, not go on with the same one.")
 def run(
     spec: Path,
     overrides: tuple[str, ...],
@@ -159,9 +168,16 @@ def run(
     ship_code: bool,
     dashboard: bool,
     no_serve: bool,
+    no_cache: bool,
+    force_stages: tuple[str, ...],
+    new: bool,
 ) -> None:
-    """Run SPEC, stage by stage. The same command goes on with a run that was cut off."""
+    """Run SPEC, stage by stage. The same command goes on with a run that was cut off.
+
+    Where that run is at work already, its logs are followed to its end.
+    """
     from cluster.fingerprint import check_expected
+    from jobs.plan.forced import forced_stages
     from jobs.plan.unserved import without_services
     from jobs.run import run_job
 
@@ -172,7 +188,12 @@ def run(
         if not resolved.stages:
             raise UserError(f"{spec} has nothing but services", "leave --no-serve out")
     address = address or os.environ.get("RAY_ADDRESS")
-    raise SystemExit(run_job(loaded, resolved, address, dashboard, ship_code))
+    forced = forced_stages(resolved, force_stages, no_cache=no_cache)
+    raise SystemExit(
+        run_job(
+            loaded, resolved, address, dashboard, ship_code, forced=forced, new=new, attaches=True
+        )
+    )
 
 
 _run_name = click.argument("run", default="", metavar="[RUN]")
@@ -328,57 +349,7 @@ def _api_key(variable: str) -> str | None:
     return key
 
 
-@cli.command()
-@click.argument("kind", type=click.Choice(["job", "profile"]), default="job")
-@click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write it to this file."
-)
-@click.option(
-    "--check",
-    "checked",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Exit with 1 unless this file holds the schema.",
-)
-def schema(kind: str, output: Path | None, checked: Path | None) -> None:
-    """Print the JSON Schema of job files, or of profiles, for editors and checks."""
-    from jobs.json_schema import json_schema
-
-    text = json_schema(kind)
-    if checked:
-        if not checked.is_file() or checked.read_text(encoding="utf-8") != text:
-            raise RaysmithError(
-                f"{checked} is not the schema of the classes",
-                f"raysmith schema {kind} --output {checked}",
-            )
-    elif output:
-        _write(output, text)
-    else:
-        click.echo(text, nl=False)
-
-
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=DEFAULT_SPEC)
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def init(file: Path, force: bool) -> None:
-    """Write a commented spec to start from. It trains and merges on this machine."""
-    if file.exists() and not force:
-        raise UserError(
-            f"{file} exists already", f"name another file, or: raysmith init {file} --force"
-        )
-    _write(file, _STARTER.read_text(encoding="utf-8"))
-    click.echo(f"wrote {file}; next: raysmith plan {file}")
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{file} can't be written: {error.strerror}", "name another file"
-        ) from error
-
-
-for _command in (submit, doctor, drive, render, list_runs, events, rm):
+for _command in (submit, doctor, drive, render, list_runs, events, rm, schema, init):
     cli.add_command(_command)
 
 

@@ -23,7 +23,7 @@ from jobs.attempt import Desk
 from jobs.errors import DeadlinePassed, Interrupted, RaysmithError, StorageRefused
 from jobs.masking import Mask
 from jobs.notify import Tell, tell_nobody
-from jobs.observed import utc_now
+from jobs.observed import Driver, RunStatus, is_live, utc_now
 from jobs.plan.resolve import Plan, StagePlan
 from jobs.record import Record, StageStatus, new_run_id
 from jobs.runs import find_artifact, find_run
@@ -32,7 +32,7 @@ from jobs.state import RunState, StageState
 from jobs.stopping import GRACEFUL, NOW, StopRequests
 from jobs.view.terminal import View
 from storage.commit import present, read_committed
-from storage.layout import Layout
+from storage.layout import Layout, RunLayout
 from storage.working_copy import here
 from workloads import WORKLOADS, load_function
 from workloads.check import Checked
@@ -51,6 +51,19 @@ class Job:
     checked: Checked
     lock: Mapping[str, Any]
     mask: Mask
+    forced: tuple[str, ...] = ()
+    """The stages that take nothing from earlier runs."""
+    new: bool = False
+    """Whether a run of its own is wanted although there is one to go on with."""
+
+
+def at_work(job: Job, layout: Layout) -> RunLayout | None:
+    """The run that this job would go on with, where another process is at it."""
+    name, here = job.plan.name, Driver.here()
+    found = None if job.new else find_run(layout, name, job.checked.digest)
+    if found and _goes_on(found, job.forced) and is_live(found) and found.driver != here:
+        return layout.run(name, found.run_id)
+    return None
 
 
 def open_record(job: Job, layout: Layout) -> Record:
@@ -60,11 +73,12 @@ def open_record(job: Job, layout: Layout) -> Record:
         UserError: if another process is at this run.
     """
     name, digest = job.plan.name, job.checked.digest
-    if found := find_run(layout, name, digest):
+    found = None if job.new else find_run(layout, name, digest)
+    if found and _goes_on(found, job.forced):
         record = Record.open(layout.run(name, found.run_id), mask=job.mask)
         record.resume()
         return record
-    run_id = new_run_id(utc_now(), digest)
+    run_id = _free_id(layout, name, new_run_id(utc_now(), digest))
     return Record.create(
         layout.run(name, run_id),
         run_id=run_id,
@@ -74,8 +88,25 @@ def open_record(job: Job, layout: Layout) -> Record:
         lock=dict(job.lock),
         stages=tuple(StageStatus(name=s.name, kind=s.kind) for s in job.plan.stages),
         digest=digest,
+        forced=job.forced,
         mask=job.mask,
     )
+
+
+def _free_id(layout: Layout, name: str, run_id: str) -> str:
+    """The id, with a number behind it where a run of the same second has it."""
+    number, free = 1, run_id
+    while layout.run(name, free).folder.exists():
+        number += 1
+        free = f"{run_id}-{number}"
+    return free
+
+
+def _goes_on(found: RunStatus, forced: tuple[str, ...]) -> bool:
+    """Whether the run is one that this job would begin: what was forced has been, if not done."""
+    if not forced:
+        return True
+    return found.forced == forced and found.state is not RunState.SUCCEEDED
 
 
 @dataclass
@@ -246,7 +277,8 @@ class Controller:
         if status.state is not StageState.PENDING:
             self._move(stage, StageState.PENDING)
         key = self.job.checked.keys[stage.name]
-        found = find_artifact(self.layout, key)
+        forced = stage.name in self.record.status.forced
+        found = None if forced else find_artifact(self.layout, key)
         if found:
             self._move(stage, StageState.CACHED, key=key, artifact=str(found))
         return bool(found)

@@ -1,4 +1,4 @@
-"""Commands that find, show and remove runs, from their storage alone."""
+"""The commands of a run's life: finding runs, and what happened in them."""
 
 from __future__ import annotations
 
@@ -6,30 +6,28 @@ import click
 
 from jobs.options import layout_of, profile_option, storage_option
 
-_SHOWN = 20
+_STATES = ("running", "succeeded", "failed", "stopped", "interrupted")
 
 
 @click.command("list")
-@click.argument("name", required=False)
+@click.argument("name", default="", metavar="[NAME]")
 @storage_option
 @profile_option
-@click.option("--all", "everything", is_flag=True, help=f"All runs, not the newest {_SHOWN}.")
-@click.option(
-    "--state",
-    "states",
-    multiple=True,
-    type=click.Choice(["running", "interrupted", "succeeded", "failed", "stopped"]),
-    help="Runs in this state only. Repeatable.",
-)
+@click.option("--all", "everything", is_flag=True, help="All runs, not the newest 20.")
+@click.option("--state", type=click.Choice(_STATES), help="Those in this state alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_runs(
-    name: str | None, storage: str, everything: bool, states: tuple[str, ...], as_json: bool
-) -> None:
-    """Show the runs of a storage, or those called NAME, the newest first."""
-    from jobs.view.listing import listing
+def list_runs(name: str, storage: str, everything: bool, state: str | None, as_json: bool) -> None:
+    """List runs, those called NAME or all, the one whose state changed last first."""
+    from jobs.view.runs import NEWEST, list_json, list_text, listed
 
-    limit = None if everything else _SHOWN
-    click.echo(listing(layout_of(storage), name, states, limit, as_json=as_json))
+    limit = None if everything else NEWEST
+    runs = listed(layout_of(storage), name, state=state, limit=limit)
+    if as_json:
+        click.echo(list_json(runs))
+    else:
+        click.echo(list_text(runs) if runs else "no runs")
+        if limit and len(runs) == limit:
+            click.echo(f"the newest {limit}; --all lists all")
 
 
 @click.command()
@@ -37,7 +35,7 @@ def list_runs(
 @storage_option
 @profile_option
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
-@click.option("--json", "as_json", is_flag=True, help="Print the events as they are recorded.")
+@click.option("--json", "as_json", is_flag=True, help="Print the lines as they were recorded.")
 def events(run: str, storage: str, follow: bool, as_json: bool) -> None:
     """Show what happened in a run. RUN is as in `status`; else the newest run."""
     from jobs.runs import resolve_run
@@ -53,20 +51,16 @@ def events(run: str, storage: str, follow: bool, as_json: bool) -> None:
 @profile_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def rm(runs: tuple[str, ...], storage: str, yes: bool) -> None:
-    """Remove runs with all that they left. RUN is as in `status`.
+    """Remove runs, with their checkpoints and artifacts. RUN is an id, name/id or a folder.
 
-    One that is at work is refused, and so is one whose artifacts a run uses that stays.
+    A run at work is refused, and one whose artifact another run took from the cache.
     """
-    from jobs.removal import check_removable, remove
-    from jobs.runs import resolve_run
+    from jobs.removal import removable, remove
 
     layout = layout_of(storage)
-    found = [resolve_run(layout, run) for run in dict.fromkeys(runs)]
-    for each in found:
-        check_removable(each, frozenset(found))
-    names = [f"{each.folder.parent.name}/{each.folder.name}" for each in found]
+    doomed = removable(layout, runs)
     if not yes:
-        click.confirm(f"Remove {', '.join(names)} and all that they left?", abort=True)
-    for each, name in zip(found, names, strict=True):
-        remove(each)
-        click.echo(f"{name}: removed")
+        click.confirm(f"remove {', '.join(map(str, doomed))} for good?", abort=True)
+    for run in doomed:
+        remove(layout, run)
+        click.echo(f"removed {run}")

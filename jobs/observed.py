@@ -134,6 +134,8 @@ class RunStatus(_Recorded):
     """When the run came into its state; empty in older records."""
     driver: Driver | None = None
     message: str | None = None
+    forced: tuple[str, ...] = ()
+    """The stages that take nothing from the cache, also when the run is taken up again."""
 
     def stage(self, name: str) -> StageStatus:
         """The status of one stage. Raises KeyError."""

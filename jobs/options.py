@@ -98,6 +98,18 @@ ship_code_option = click.option(
 )
 
 
+no_cache_option = click.option(
+    "--no-cache", is_flag=True, help="Take no artifact of an earlier run."
+)
+force_stage_option = click.option(
+    "--force-stage",
+    "force_stages",
+    multiple=True,
+    metavar="STAGE",
+    help="Run this stage anew, and what depends on it; may be given again.",
+)
+
+
 def stop_grace_s() -> float:
     """Seconds that a job has to stop: as the current profile says, else a profile's default."""
     from jobs.spec.fields import duration_s

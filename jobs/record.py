@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
@@ -39,8 +38,7 @@ from storage.backend import MissingKey
 from storage.durable import write_atomic
 from storage.fenced import FencedFile, FencedOut
 from storage.index import ArtifactEntry, Index
-from storage.layout import RunLayout, artifact_run
-from storage.working_copy import here
+from storage.layout import RunLayout
 
 __all__ = [
     "Clock",
@@ -91,6 +89,7 @@ class Record:
         lock: Mapping[str, JsonValue],
         stages: tuple[StageStatus, ...],
         digest: str,
+        forced: tuple[str, ...] = (),
         now: Clock = utc_now,
         mask: Mask | None = None,
     ) -> Record:
@@ -111,6 +110,7 @@ class Record:
             changed_at=moment,
             updated_at=moment,
             driver=Driver.here(),
+            forced=forced,
         )
         _make_folder(layout)
         write_atomic(layout.spec, mask(spec_text).encode())
@@ -188,13 +188,9 @@ class Record:
         self.event(
             "stage", stage, **{"state": state.value, "attempt": new.attempt, **_plain(changes)}
         )
-        mine = ArtifactEntry(self._status.run_id, self._status.name, stage)
         if new.state is StageState.SUCCEEDED and new.artifact and new.key:
-            self._index.put_artifact(new.key, mine)
-        elif new.state is StageState.CACHED and new.artifact:
-            maker = artifact_run(here(Path(new.artifact)))
-            if maker.root == self.layout.root and maker != self.layout:
-                self._index.put_use(maker.folder.parent.name, maker.folder.name, mine)
+            entry = ArtifactEntry(self._status.run_id, self._status.name, stage)
+            self._index.put_artifact(new.key, entry)
         self._change(stages=tuple(new if s.name == stage else s for s in self._status.stages))
         return new
 

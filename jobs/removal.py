@@ -1,48 +1,109 @@
-"""Removes runs: never one that is at work, nor one whose artifacts other runs stand on."""
+"""Removing runs from storage, but never what another run still takes.
+
+The index forgets a run first, so that no run finds an artifact that is about to go; its status goes
+next, and from then on it is no run any more; a removal that was cut off is gone on with by hand.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.observed import is_live, is_recorded, read_status
+from jobs.observed import RunStatus, is_live, read_status
+from jobs.runs import entries, resolve_run, status_at
 from storage.index import Index
 from storage.layout import Layout, RunLayout
-from storage.working_copy import place_of
+from storage.mirror import remove_file
+from storage.working_copy import here, place_of
+
+_THREADS = 8
 
 
-def check_removable(run: RunLayout, also: frozenset[RunLayout] = frozenset()) -> None:
-    """Sees that a run may be removed, and the runs in `also` with it.
+@dataclass(frozen=True)
+class Doomed:
+    """A run that may be removed."""
+
+    layout: RunLayout
+    status: RunStatus
+
+    def __str__(self) -> str:
+        return f"{self.status.name}/{self.status.run_id}"
+
+
+def removable(layout: Layout, names: Sequence[str]) -> list[Doomed]:
+    """The runs that the names mean, each a run id, `name/run_id` or a folder. Removes nothing.
 
     Raises:
-        UserError: it is at work, or a run that stays has an artifact of it.
+        UserError: a name is of no run or of many, a run is at work or lies elsewhere, or a run that
+            stays takes an artifact of one of them.
     """
-    status = read_status(run)
-    what = f"run {status.name}/{status.run_id}"
-    if is_live(status):
-        raise UserError(f"{what} is going on", f"stop it first: raysmith stop {status.run_id}")
-    layout = Layout(run.root)
-    users = [
-        f"{user.name}/{user.run_id} ({user.stage})"
-        for user in Index(run.root).users(status.name, status.run_id)
-        if (other := layout.run(user.name, user.run_id)) not in also and is_recorded(other)
-    ]
-    if users:
-        raise UserError(
-            f"{what} made artifacts that others use: {', '.join(users)}",
-            "remove those runs with it, or keep it",
-        )
+    doomed = {run.layout.folder: run for run in (_named(layout, name) for name in names)}
+    _refuse_used(layout, list(doomed.values()))
+    return list(doomed.values())
 
 
-def remove(run: RunLayout) -> None:
-    """Removes a run that `check_removable` let pass: from the index, the store and this machine.
+def remove(layout: Layout, run: Doomed) -> None:
+    """Removes a run from storage, and its working copy. Links are deleted, never followed.
 
-    Killed in between and called again, it goes on.
+    Raises:
+        UserError: it has come to work meanwhile.
+        OSError: the disk refuses.
     """
-    Index(run.root).forget_run(run.folder.parent.name, run.folder.name)
-    if place := place_of(run.folder):
-        place.store.delete(f"{place.prefix}{run.status.name}")
+    _refuse_live(read_status(run.layout))
+    Index(layout.root).forget_run(run.status.name, run.status.run_id)
+    remove_file(run.layout.status)
+    if place := place_of(run.layout.folder):
         place.store.delete_prefix(place.prefix)
-    run.status.unlink(missing_ok=True)
-    if run.folder.exists():
-        shutil.rmtree(run.folder)
+    shutil.rmtree(run.layout.folder)
+
+
+def _named(layout: Layout, name: str) -> Doomed:
+    found = resolve_run(layout, name)
+    status = read_status(found)
+    if name == status.name and name != status.run_id:
+        raise UserError(
+            f"{name!r} is the name of runs, and which one goes must be said",
+            f"give an id, such as {status.name}/{status.run_id}; see `raysmith list {name}`",
+        )
+    run = layout.run(status.name, status.run_id)
+    if run.folder.resolve() != found.folder.resolve():
+        raise UserError(
+            f"{found.folder} is not a run of the storage {layout.root}",
+            "say with --storage which storage it lies in",
+        )
+    _refuse_live(status)
+    return Doomed(run, status)
+
+
+def _refuse_live(status: RunStatus) -> None:
+    if is_live(status):
+        run = f"{status.name}/{status.run_id}"
+        raise UserError(f"{run} is at work", f"stop it first: raysmith stop {run}")
+
+
+def _refuse_used(layout: Layout, doomed: Sequence[Doomed]) -> None:
+    """Refuses runs whose artifacts others take: the records tell, and the index does not."""
+    going = {str(run) for run in doomed}
+    for user in _all_runs(layout):
+        if f"{user.name}/{user.run_id}" in going:
+            continue
+        for stage in user.stages:
+            artifact = here(Path(stage.artifact)).resolve() if stage.artifact else None
+            for run in doomed:
+                if artifact and artifact.is_relative_to(run.layout.folder.resolve()):
+                    raise UserError(
+                        f"{run} stays: stage {stage.name} of {user.name}/{user.run_id} took its "
+                        "artifact from it",
+                        f"remove both: raysmith rm {run} {user.name}/{user.run_id}",
+                    )
+
+
+def _all_runs(layout: Layout) -> Iterator[RunStatus]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for status in pool.map(lambda entry: status_at(layout, entry), entries(layout)):
+            if status:
+                yield status

@@ -15,7 +15,8 @@ from typing import Any
 from cluster.attached import AttachedCluster
 from cluster.fingerprint import SHIPPED, fingerprint
 from cluster.local import LocalCluster, this_machine
-from jobs.controller import Controller, Job, open_record
+from jobs.attach import attach
+from jobs.controller import Controller, Job, at_work, open_record
 from jobs.errors import ClusterError, ExitCode, RaysmithError, UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.masking import SECRETS_VARIABLE, Mask, masker, secret_names
@@ -43,12 +44,16 @@ def run_job(
     ship_code: bool = False,
     command: str | None = None,
     git_revision: str | None = None,
+    forced: tuple[str, ...] = (),
+    new: bool = False,
+    attaches: bool = False,
 ) -> ExitCode:
     """Runs a plan to its end and tells the user what came of it.
 
     `ship_code` is whether this machine's code may run on a cluster that has another version of it,
     `command` is what was typed to run it, and `git_revision` the commit that its spec is of; both
-    are those of this process when absent.
+    are those of this process when absent. `forced` and `new` are as in `Job`. With `attaches`, a
+    run that another process is at is followed to its end, and not refused.
 
     Raises:
         RaysmithError: if it could not start, or was stopped at once.
@@ -63,7 +68,9 @@ def run_job(
     os.environ[SECRETS_VARIABLE] = ",".join(sorted(secret_names(loaded.text) | of_hook))
     mask = masker((), os.environ)
     revision = git_revision or revision_of(loaded.path.parent)
-    job = Job(plan, loaded.text, checked, _lock(revision, checked), mask)
+    job = Job(plan, loaded.text, checked, _lock(revision, checked), mask, forced, new)
+    if attaches and (found := at_work(job, layout)):
+        return attach(found, write=print)
     record = open_record(job, layout)
     view = open_view(record.status.stages, sys.stdout, os.environ)
     run = record.layout

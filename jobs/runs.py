@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def find_run(layout: Layout, name: str, digest: str) -> RunStatus | None:
     """The newest run of this name that would do the same."""
     for entry in entries(layout):
         if entry.name == name and entry.has(digest):
-            status = _status(layout, entry)
+            status = status_at(layout, entry)
             if status and status.digest == digest:
                 return status
     return None
@@ -39,17 +39,24 @@ def find_artifact(layout: Layout, key: str) -> Path | None:
     return None
 
 
-def actions(layout: Layout, name: str, digest: str, keys: Mapping[str, str]) -> dict[str, str]:
-    """What running each stage of these keys would come to: `run`, `resume` or `cached`."""
+def actions(
+    layout: Layout, name: str, digest: str, keys: Mapping[str, str], forced: Sequence[str] = ()
+) -> dict[str, str]:
+    """What running each stage of these keys would come to: `run`, `resume` or `cached`.
+
+    Those in `forced` take nothing from earlier runs.
+    """
     run = find_run(layout, name, digest)
     begun = {stage.key for stage in run.stages if stage.attempt} if run else set()
 
-    def action(key: str) -> str:
+    def action(stage: str, key: str) -> str:
+        if stage in forced:
+            return "run"
         if find_artifact(layout, key):
             return "cached"
         return "resume" if key in begun else "run"
 
-    return {stage: action(key) for stage, key in keys.items()}
+    return {stage: action(stage, key) for stage, key in keys.items()}
 
 
 def resolve_run(layout: Layout, text: str = "") -> RunLayout:
@@ -96,7 +103,7 @@ def run_at(text: str) -> RunLayout:
 def recorded_runs(layout: Layout, name: str) -> Iterator[tuple[RunLayout, RunStatus]]:
     """The runs of this name and how they stand, those whose state changed last first."""
     for entry in entries(layout):
-        if entry.name == name and (status := _status(layout, entry)):
+        if entry.name == name and (status := status_at(layout, entry)):
             yield layout.run(name, entry.run_id), status
 
 
@@ -126,7 +133,8 @@ def reindex(layout: Layout) -> list[RunEntry]:
     return index.runs()
 
 
-def _status(layout: Layout, entry: RunEntry) -> RunStatus | None:
+def status_at(layout: Layout, entry: RunEntry) -> RunStatus | None:
+    """How the run of an entry stands; None where there is none, or none that can be read."""
     try:
         return read_status(layout.run(entry.name, entry.run_id))
     except UserError:

@@ -2,9 +2,7 @@
 
     <root>/_index/runs/<run id>~<name>~<state>~<digest>~<time>
     <root>/_index/artifacts/<stage key>/<run id>~<name>~<stage>
-    <root>/_index/uses/<name>/<run id>/<run id>~<name>~<stage>
 
-A use tells of a stage, by the object's name, that took an artifact of the run above it.
 The objects are empty: all that they tell is in their names. An entry of a run is written before
 what it tells of, and the one that it replaces removed after; a driver that is killed in between
 leaves one too many, and the newest counts. So the index may name what is not there, or no longer:
@@ -25,7 +23,6 @@ from storage.working_copy import place_of
 FOLDER: Final = "_index"
 _RUNS: Final = f"{FOLDER}/runs/"
 _ARTIFACTS: Final = f"{FOLDER}/artifacts/"
-_USES: Final = f"{FOLDER}/uses/"
 _SEPARATOR: Final = "~"
 _DIGEST_LENGTH: Final = 16
 
@@ -55,7 +52,7 @@ class RunEntry:
 
 @dataclass(frozen=True)
 class ArtifactEntry:
-    """A stage that left an artifact, or took one of another run, as the index knows it."""
+    """An artifact as the index knows it."""
 
     run_id: str
     name: str
@@ -100,17 +97,9 @@ class Index:
         """Removes that a stage left an artifact."""
         self._store.delete(_artifact_key(key, entry))
 
-    def put_use(self, name: str, run_id: str, user: ArtifactEntry) -> None:
-        """Writes that a stage of another run took an artifact of this one."""
-        self._store.write_bytes(_use_key(name, run_id, user), b"")
-
-    def users(self, name: str, run_id: str) -> list[ArtifactEntry]:
-        """The stages of other runs that took an artifact of this one."""
-        return [ArtifactEntry(*parts) for parts in self._entries(f"{_USES}{name}/{run_id}/", 3)]
-
     def forget_run(self, name: str, run_id: str) -> None:
         """Removes all entries of a run; slow, since those that a kill left are looked for."""
-        for prefix in (_RUNS, _ARTIFACTS, _USES):
+        for prefix in (_RUNS, _ARTIFACTS):
             for entry in list(self._store.list(prefix)):
                 if entry.key.rpartition("/")[2].startswith(_joined(run_id, name, "")):
                     self._store.delete(entry.key)
@@ -132,10 +121,6 @@ def _joined(*parts: str) -> str:
 
 def _run_key(entry: RunEntry) -> str:
     return _RUNS + _joined(entry.run_id, entry.name, entry.state, entry.digest, entry.at)
-
-
-def _use_key(name: str, run_id: str, user: ArtifactEntry) -> str:
-    return f"{_USES}{name}/{run_id}/{_joined(user.run_id, user.name, user.stage)}"
 
 
 def _artifact_key(key: str, entry: ArtifactEntry) -> str:

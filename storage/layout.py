@@ -330,11 +330,6 @@ class Layout:
         return [run.folder.name for run in found]
 
 
-def artifact_run(artifact: Path) -> RunLayout:
-    """The run that an artifact's folder is part of."""
-    return RunLayout(artifact.parent.parent)
-
-
 def _folders(parent: Path) -> Iterator[Path]:
     names: set[str] = set()
     if place := place_of(parent):

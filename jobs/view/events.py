@@ -4,66 +4,79 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from jobs.observed import is_live, read_status, refresh
+from jobs.state import StageState
+from jobs.view.logs import POLL_S, STORE_POLL_S, Tail
 from storage.layout import RunLayout
 from storage.working_copy import place_of
 
-_POLL_S, _STORE_POLL_S = 0.5, 3.0
 _HEAD = ("time", "event", "stage")
+_SHOWN_APART = ("state", "reason", "message")
 
 
 def print_events(
     layout: RunLayout,
     *,
-    follow: bool,
-    as_json: bool,
+    follow: bool = False,
+    as_json: bool = False,
     write: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Prints the events of a run, a line to each; with `follow` until the run has ended.
+    """Prints a line to each thing that happened; with `as_json` as it was recorded.
+
+    With `follow` it goes on until the run has ended or its driver is gone.
 
     Raises:
-        UserError: there is no such run.
+        UserError: the folder holds no readable record.
     """
-    offset = 0
+    refresh(layout)
+    tail, told = Tail("", layout.events), _Teller()
     while True:
-        refresh(layout)
-        goes_on = follow and is_live(read_status(layout))
-        lines, offset = _lines(layout, offset)
-        for line in lines:
-            write(line if as_json else _told(json.loads(line)))
+        # Asked before reading: what is written until the end is then read in the last round.
+        goes_on = is_live(read_status(layout)) and follow
+        if layout.events.is_file():
+            for line in tail.lines(last=not goes_on):
+                write(line if as_json else told.line(line))
         if not goes_on:
             return
-        sleep(_STORE_POLL_S if place_of(layout.folder) else _POLL_S)
+        sleep(STORE_POLL_S if place_of(layout.folder) else POLL_S)
+        refresh(layout)
 
 
-def _lines(layout: RunLayout, offset: int) -> tuple[list[str], int]:
-    """The whole lines after `offset` bytes, and where they end."""
-    if not layout.events.exists():
-        return [], offset
-    with layout.events.open("rb") as file:
-        file.seek(offset)
-        whole, _, _ = file.read().rpartition(b"\n")
-    return whole.decode().splitlines(), offset + len(whole) + bool(whole)
+class _Teller:
+    """Puts events into words. It knows the stages' states so far, to say what they came from."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, str] = {}
+
+    def line(self, text: str) -> str:
+        """One recorded event in words; as it stands where it is none, such as one half written."""
+        try:
+            event = json.loads(text)
+            moment = f"{datetime.fromisoformat(event['time']):%Y-%m-%d %H:%M:%S}"
+            kind, stage = event["event"], event.get("stage", "")
+        except (ValueError, TypeError, KeyError):
+            return text
+        what = self._move(stage, event) if kind == "stage" else kind.replace("_", " ")
+        if kind == "run_finished":
+            what += f" -> {event.get('state')}"
+        why = ": ".join(str(event[key]) for key in ("reason", "message") if event.get(key))
+        more = " ".join(
+            f"{key}={_plain(value)}"
+            for key, value in event.items()
+            if key not in (*_HEAD, *_SHOWN_APART) and value is not None
+        )
+        return "  ".join(filter(None, (moment, stage or "-", what, more, why)))
+
+    def _move(self, stage: str, event: dict[str, Any]) -> str:
+        old, new = self._states.get(stage, StageState.PENDING), str(event.get("state"))
+        self._states[stage] = new
+        return f"{old} -> {new}"
 
 
-def _told(event: Mapping[str, Any]) -> str:
-    """One event as people read it: `10:32:05 [sft] running  attempt 2`."""
-    moment = str(event.get("time", ""))[11:19]
-    what = str(event.get("state") or event.get("event"))
-    rest = {key: value for key, value in event.items() if key not in (*_HEAD, "state")}
-    stage = f"[{event['stage']}] " if "stage" in event else ""
-    details = "  ".join(_details(rest))
-    return f"{moment}  {stage}{what}  {details}".rstrip()
-
-
-def _details(fields: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in fields.items():
-        if value is None:
-            continue
-        if isinstance(value, dict):
-            value = ", ".join(f"{name} {item}" for name, item in value.items())
-        yield f"{key.replace('_', ' ')} {value}"
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -43,7 +43,7 @@ def print_logs(
     refresh(layout)
     status = read_status(layout)
     _check(status, stage, attempt)
-    tails: dict[Path, _Tail] = {}
+    tails: dict[Path, Tail] = {}
     while True:
         # Asked before reading: what is written until the end is then read in the last round.
         goes_on = follow and is_live(status)
@@ -61,7 +61,7 @@ def print_logs(
 
 
 @dataclass
-class _Tail:
+class Tail:
     """A log file that may still grow."""
 
     prefix: str
@@ -95,7 +95,7 @@ class _Tail:
 
 
 def _open_new(
-    tails: dict[Path, _Tail],
+    tails: dict[Path, Tail],
     layout: RunLayout,
     status: RunStatus,
     stage: str | None,
@@ -105,7 +105,7 @@ def _open_new(
         number = attempt or each.attempt
         if stage in (None, each.name) and number >= 1:
             for role, path in _files(layout.stage(each.name).attempt(number)):
-                tails.setdefault(path, _Tail(f"{each.name}[{role}] ", path))
+                tails.setdefault(path, Tail(f"{each.name}[{role}] ", path))
 
 
 def _files(attempt: AttemptLayout) -> Iterator[tuple[str, Path]]:

@@ -49,20 +49,17 @@ def render_status(layout: RunLayout, *, markup: bool = False, now: Clock = utc_n
     status = read_status(layout)
     live = is_live(status, now)
     head = f"{status.name}/{status.run_id}: {_run_state(status, live)}"
-    lines = [head, f"folder: {shown(layout.folder)}", f"started: {_clock_time(status.created_at)}"]
+    lines = [head, f"folder: {shown(layout.folder)}", f"started: {clock_time(status.created_at)}"]
     if status.message:
         lines.append(f"message: {status.message}")
     rows = [_HEADINGS, *(_row(layout, status, stage, live, now) for stage in status.stages)]
-    lines_of_table = table(rows)
+    lined = table(rows)
     details = [line for stage in status.stages for line in _details(stage)]
     if markup:
         lines, details = [_escape(line) for line in lines], [_escape(line) for line in details]
         styles = ["bold", *(STYLES[stage.state] for stage in status.stages)]
-        lines_of_table = [
-            f"[{style}]{_escape(line)}[/]"
-            for style, line in zip(styles, lines_of_table, strict=True)
-        ]
-    return "\n".join([*lines, "", *lines_of_table, *(["", *details] if details else [])])
+        lined = [f"[{style}]{_escape(line)}[/]" for style, line in zip(styles, lined, strict=True)]
+    return "\n".join([*lines, "", *lined, *(["", *details] if details else [])])
 
 
 def as_json(layout: RunLayout, *, now: Clock = utc_now) -> str:
@@ -182,7 +179,7 @@ def _details(stage: StageStatus) -> list[str]:
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows as lines of text with columns under one another; no line ends in blanks."""
+    """Rows as lines, with their cells in columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -190,7 +187,8 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _clock_time(text: str) -> str:
+def clock_time(text: str) -> str:
+    """A time of a record as people read it."""
     return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC"
 
 

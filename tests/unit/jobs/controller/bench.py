@@ -106,6 +106,8 @@ class Bench:
         self.view = Watcher(self.output)
         self.started: list[str] = []
         self.told: list[tuple[str, RunState, str | None]] = []
+        self.forced: tuple[str, ...] = ()
+        self.new = False
         self.contexts: list[StageContext] = []
         self.work(sft=commits, merge=commits)
 
@@ -147,7 +149,15 @@ class Bench:
 
     def _job(self) -> Job:
         checked = Checked(self.keys, (), {})
-        return Job(self.plan, SPEC, checked, {}, masker(["TOKEN"], {"TOKEN": "secret-word"}))
+        return Job(
+            self.plan,
+            SPEC,
+            checked,
+            {},
+            masker(["TOKEN"], {"TOKEN": "secret-word"}),
+            self.forced,
+            self.new,
+        )
 
     def status(self, stage: str) -> StageStatus:
         """What the record on disk says of a stage."""
