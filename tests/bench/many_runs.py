@@ -20,6 +20,9 @@ from jobs.state import RunState
 from storage.index import Index
 from storage.layout import Layout
 
+TRIES = 3
+"""The best counts, since others may be at work on the machine."""
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -33,11 +36,14 @@ def main() -> None:
         newest = fill(layout, count)
         for words in ([], ["list"], ["list", "--state", "failed"], ["status"], ["status", newest]):
             command = [*words, "--storage", folder] if words else ["--version"]
-            started = time.perf_counter()
-            subprocess.run(
-                [sys.executable, "-m", "jobs.cli", *command], check=True, capture_output=True
-            )
-            print(f"{time.perf_counter() - started:6.2f} s  {' '.join(words) or '--version'}")
+            best = min(_seconds(command) for _ in range(TRIES))
+            print(f"{best:6.2f} s  {' '.join(words) or '--version'}")
+
+
+def _seconds(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "jobs.cli", *command], check=True, capture_output=True)
+    return time.perf_counter() - started
 
 
 def fill(layout: Layout, count: int) -> str:
