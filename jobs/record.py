@@ -8,6 +8,7 @@ and logs work from storage alone, while the run goes on and after it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from jobs.errors import RaysmithError, UserError
+from jobs.errors import RaysmithError, StorageError, UserError
 from jobs.masking import Mask, masker
 from jobs.observed import (
     Clock,
@@ -60,6 +61,9 @@ BEAT_EVERY = timedelta(seconds=10)
 _LISTED_RUNS = 5
 
 
+log = logging.getLogger("raysmith")
+
+
 class Record:
     """Writes the record of one run. `mask` is applied to all text that comes from outside.
 
@@ -75,6 +79,7 @@ class Record:
         self._status = status
         self._index = Index(layout.root)
         self._now = now
+        self._beaten_at = datetime.min.replace(tzinfo=UTC)
         self._mask = mask
 
     @classmethod
@@ -184,6 +189,7 @@ class Record:
         implied = _implied(old, state, timestamp(self._now()))
         if changes.get("message"):
             changes["message"] = self._mask(changes["message"])
+        self._file.check()
         new = StageStatus.model_validate({**old.model_dump(), **implied, **changes, "state": state})
         self.event(
             "stage", stage, **{"state": state.value, "attempt": new.attempt, **_plain(changes)}
@@ -208,9 +214,17 @@ class Record:
             os.close(descriptor)
 
     def beat(self) -> None:
-        """Renews the status's time, at most every 10 s: to other hosts, the sign of life."""
-        if self._now() - datetime.fromisoformat(self._status.updated_at) >= BEAT_EVERY:
-            self._change()
+        """Renews the status's time, at most every 10 s: to other hosts, the sign of life.
+
+        Where storage fails, work goes on: what it commits meets the failure by itself.
+        """
+        renewed_at = max(datetime.fromisoformat(self._status.updated_at), self._beaten_at)
+        if self._now() - renewed_at >= BEAT_EVERY:
+            self._beaten_at = self._now()
+            try:
+                self._change()
+            except StorageError as error:
+                log.warning("the status can't be renewed: %s", error)
 
     def is_ours(self) -> bool:
         """Whether this process is still the one that writes the record."""
@@ -218,6 +232,7 @@ class Record:
 
     def finish(self, state: RunState, message: str | None = None) -> None:
         """Writes how the run ended."""
+        self._file.check()
         text = self._mask(message) if message else None
         self.event("run_finished", state=state.value, message=text)
         self._enter(state, message=text)

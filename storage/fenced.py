@@ -51,10 +51,7 @@ class FencedFile:
         assert self._tag is not None, "it is read or created first"
         tag = self._place.store.replace(self._place.key, data, self._tag)
         if tag is None:
-            raise FencedOut(
-                f"another process has written {self._place} and goes on from there",
-                "let that one go on; see it with `raysmith status`",
-            )
+            raise self._fenced_out()
         self._tag = tag
         self._copy(data)
 
@@ -64,6 +61,17 @@ class FencedFile:
             return self._place.store.read_tagged(self._place.key).tag == self._tag
         except MissingKey:
             return False
+
+    def check(self) -> None:
+        """Raises FencedOut where `write` would now."""
+        if not self.is_known():
+            raise self._fenced_out()
+
+    def _fenced_out(self) -> FencedOut:
+        return FencedOut(
+            f"another process has written {self._place} and goes on from there",
+            "let that one go on; see it with `raysmith status`",
+        )
 
     def _copy(self, data: bytes) -> None:
         if self._has_copy:

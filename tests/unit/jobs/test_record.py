@@ -21,6 +21,7 @@ from jobs.record import (
 )
 from jobs.runs import find_run
 from jobs.state import FailureClass, RunState, StageState, allowed
+from storage.fenced import FencedOut
 from storage.layout import Layout
 
 START = datetime(2026, 11, 22, 10, 32, tzinfo=UTC)
@@ -172,6 +173,52 @@ def test_beat_renews_the_time_but_not_at_every_call(layout: Layout, clock: Clock
     clock.advance(1)
     record.beat()
     assert read_status(record.layout).updated_at == "2026-11-22T10:32:10.000Z"
+
+
+def test_work_goes_on_while_storage_fails(
+    layout: Layout, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, tries = make(layout, clock), 0
+
+    def broken(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise StorageError("the disk fails")
+
+    clock.advance(10)
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.fenced.FencedFile.write", broken)
+        record.beat()
+        record.beat()
+        clock.advance(10)
+        record.beat()
+    assert tries == 2
+    clock.advance(10)
+    record.beat()
+    assert read_status(record.layout).updated_at == "2026-11-22T10:32:30.000Z"
+
+
+def test_a_driver_whose_run_was_taken_over_writes_nothing_more(
+    layout: Layout, clock: Clock
+) -> None:
+    suspended = make(layout, clock)
+    document = json.loads(suspended.layout.status.read_text())
+    document["driver"] |= {"host": "elsewhere"}
+    suspended.layout.status.write_text(json.dumps(document))
+    later = Record.open(suspended.layout, now=clock)
+    clock.advance(120)
+    later.resume()
+    for write in (
+        suspended.beat,
+        lambda: suspended.move("sft", StageState.RUNNING, attempt=1),
+        lambda: suspended.finish(RunState.FAILED),
+    ):
+        with pytest.raises(FencedOut):
+            write()
+    assert read_status(later.layout).state is RunState.RUNNING
+    assert [event["event"] for event in events(later)] == ["run_created", "run_resumed"]
+    assert not suspended.is_ours()
+    assert later.is_ours()
 
 
 def test_a_record_of_another_version_is_read(layout: Layout, clock: Clock) -> None:
