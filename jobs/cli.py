@@ -13,11 +13,12 @@ from jobs.cluster_cli import doctor, drive, submit
 from jobs.elsewhere import elsewhere
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
 from jobs.files_cli import init, schema
-from jobs.life_cli import events, list_runs, rm
+from jobs.life_cli import events, list_runs, resume, retry, rm
 from jobs.options import (
     EXIT_CODES,
     address_option,
     backend_option,
+    current_profile,
     force_stage_option,
     layout_of,
     no_cache_option,
@@ -177,6 +178,7 @@ def run(
     Where that run is at work already, its logs are followed to its end.
     """
     from cluster.fingerprint import check_expected
+    from jobs.asked import asked_for
     from jobs.plan.forced import forced_stages
     from jobs.plan.unserved import without_services
     from jobs.run import run_job
@@ -191,7 +193,15 @@ def run(
     forced = forced_stages(resolved, force_stages, no_cache=no_cache)
     raise SystemExit(
         run_job(
-            loaded, resolved, address, dashboard, ship_code, forced=forced, new=new, attaches=True
+            loaded,
+            resolved,
+            address,
+            dashboard,
+            ship_code,
+            forced=forced,
+            new=new,
+            attaches=True,
+            asked=asked_for(loaded, overrides, current_profile(), no_serve=no_serve),
         )
     )
 
@@ -349,7 +359,7 @@ def _api_key(variable: str) -> str | None:
     return key
 
 
-for _command in (submit, doctor, drive, render, list_runs, events, rm, schema, init):
+for _command in (submit, doctor, drive, render, list_runs, events, rm, resume, retry, schema, init):
     cli.add_command(_command)
 
 

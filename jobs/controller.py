@@ -20,10 +20,10 @@ from threading import Event
 from typing import Any
 
 from jobs.attempt import Desk
-from jobs.errors import DeadlinePassed, Interrupted, RaysmithError, StorageRefused
+from jobs.errors import DeadlinePassed, Interrupted, RaysmithError, StorageRefused, UserError
 from jobs.masking import Mask
 from jobs.notify import Tell, tell_nobody
-from jobs.observed import Driver, RunStatus, is_live, utc_now
+from jobs.observed import Driver, RunStatus, is_live, read_status, utc_now
 from jobs.plan.resolve import Plan, StagePlan
 from jobs.record import Record, StageStatus, new_run_id
 from jobs.runs import find_artifact, find_run
@@ -55,14 +55,15 @@ class Job:
     """The stages that take nothing from earlier runs."""
     new: bool = False
     """Whether a run of its own is wanted although there is one to go on with."""
+    run_id: str | None = None
+    """The run to go on with; else the newest that would do the same."""
 
 
 def at_work(job: Job, layout: Layout) -> RunLayout | None:
     """The run that this job would go on with, where another process is at it."""
-    name, here = job.plan.name, Driver.here()
-    found = None if job.new else find_run(layout, name, job.checked.digest)
-    if found and _goes_on(found, job.forced) and is_live(found) and found.driver != here:
-        return layout.run(name, found.run_id)
+    found = _earlier(job, layout)
+    if found and is_live(found) and found.driver != Driver.here():
+        return layout.run(job.plan.name, found.run_id)
     return None
 
 
@@ -73,8 +74,7 @@ def open_record(job: Job, layout: Layout) -> Record:
         UserError: if another process is at this run.
     """
     name, digest = job.plan.name, job.checked.digest
-    found = None if job.new else find_run(layout, name, digest)
-    if found and _goes_on(found, job.forced):
+    if found := _earlier(job, layout):
         record = Record.open(layout.run(name, found.run_id), mask=job.mask)
         record.resume()
         return record
@@ -90,6 +90,32 @@ def open_record(job: Job, layout: Layout) -> Record:
         digest=digest,
         forced=job.forced,
         mask=job.mask,
+    )
+
+
+def _earlier(job: Job, layout: Layout) -> RunStatus | None:
+    """The run that this job goes on with.
+
+    Raises:
+        UserError: it is named, and does something else now than it did.
+    """
+    name, digest = job.plan.name, job.checked.digest
+    if job.run_id:
+        named = read_status(layout.run(name, job.run_id))
+        if named.digest != digest:
+            raise _changed(named, job.checked)
+        return named
+    found = None if job.new else find_run(layout, name, digest)
+    return found if found and _goes_on(found, job.forced) else None
+
+
+def _changed(status: RunStatus, checked: Checked) -> UserError:
+    keys = {stage.name: stage.key for stage in status.stages if stage.key}
+    other = [name for name, key in checked.keys.items() if keys.get(name, key) != key]
+    what = f"what stage {other[0]} works on" if other else "what its stages work on"
+    return UserError(
+        f"run {status.name}/{status.run_id} can't go on: {what} has changed since it began",
+        "put the data, the models and raysmith back to what they were, or start a run of the spec",
     )
 
 

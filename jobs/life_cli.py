@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
-from jobs.options import layout_of, profile_option, storage_option
+from jobs.options import layout_of, profile_option, ship_code_option, storage_option
 
 _STATES = ("running", "succeeded", "failed", "stopped", "interrupted")
 
@@ -64,3 +66,66 @@ def rm(runs: tuple[str, ...], storage: str, yes: bool) -> None:
     for run in doomed:
         remove(layout, run)
         click.echo(f"removed {run}")
+
+
+_run_name = click.argument("run", default="", metavar="[RUN]")
+_address = click.option(
+    "--address", metavar="ADDRESS", help="A running Ray cluster; else one of our own."
+)
+
+
+@click.command()
+@_run_name
+@storage_option
+@_address
+@ship_code_option
+def resume(run: str, storage: str, address: str | None, ship_code: bool) -> None:
+    """Go on with a run, from what its folder holds. RUN is as in `status`; else the newest run.
+
+    Its spec, overrides and profile are those that it was begun with; its datasets and models are
+    looked for where they were, and must be what they were.
+    """
+    _run_again(run, storage, address, ship_code, None)
+
+
+@click.command()
+@_run_name
+@storage_option
+@click.option(
+    "--from", "stage", required=True, metavar="STAGE",
+    help="Run this stage anew, and what depends on it; others are taken as they are.",
+)  # fmt: skip
+@_address
+@ship_code_option
+def retry(run: str, storage: str, stage: str, address: str | None, ship_code: bool) -> None:
+    """Begin a run like an earlier one, which takes over what comes before a stage."""
+    _run_again(run, storage, address, ship_code, stage)
+
+
+def _run_again(
+    run: str, storage: str, address: str | None, ship_code: bool, stage: str | None
+) -> None:
+    from cluster.fingerprint import check_expected
+    from jobs.asked import again
+    from jobs.observed import refresh
+    from jobs.plan.forced import forced_stages
+    from jobs.run import run_job
+    from jobs.runs import resolve_run
+
+    check_expected(os.environ)
+    layout = resolve_run(layout_of(storage), run)
+    refresh(layout)
+    loaded, plan, asked = again(layout)
+    raise SystemExit(
+        run_job(
+            loaded,
+            plan,
+            address or os.environ.get("RAY_ADDRESS"),
+            dashboard=False,
+            ship_code=ship_code,
+            forced=forced_stages(plan, [stage], no_cache=False) if stage else (),
+            attaches=True,
+            asked=asked,
+            run_id=None if stage else layout.folder.name,
+        )
+    )

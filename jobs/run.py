@@ -15,6 +15,7 @@ from typing import Any
 from cluster.attached import AttachedCluster
 from cluster.fingerprint import SHIPPED, fingerprint
 from cluster.local import LocalCluster, this_machine
+from jobs.asked import KEY, Asked
 from jobs.attach import attach
 from jobs.controller import Controller, Job, at_work, open_record
 from jobs.errors import ClusterError, ExitCode, RaysmithError, UserError
@@ -47,13 +48,16 @@ def run_job(
     forced: tuple[str, ...] = (),
     new: bool = False,
     attaches: bool = False,
+    asked: Asked | None = None,
+    run_id: str | None = None,
 ) -> ExitCode:
     """Runs a plan to its end and tells the user what came of it.
 
     `ship_code` is whether this machine's code may run on a cluster that has another version of it,
     `command` is what was typed to run it, and `git_revision` the commit that its spec is of; both
     are those of this process when absent. `forced` and `new` are as in `Job`. With `attaches`, a
-    run that another process is at is followed to its end, and not refused.
+    run that another process is at is followed to its end, and not refused. `asked` is kept with a
+    new run; `run_id` is as in `Job`.
 
     Raises:
         RaysmithError: if it could not start, or was stopped at once.
@@ -68,7 +72,9 @@ def run_job(
     os.environ[SECRETS_VARIABLE] = ",".join(sorted(secret_names(loaded.text) | of_hook))
     mask = masker((), os.environ)
     revision = git_revision or revision_of(loaded.path.parent)
-    job = Job(plan, loaded.text, checked, _lock(revision, checked), mask, forced, new)
+    job = Job(
+        plan, loaded.text, checked, _lock(revision, checked, asked), mask, forced, new, run_id
+    )
     if attaches and (found := at_work(job, layout)):
         return attach(found, write=print)
     record = open_record(job, layout)
@@ -146,9 +152,10 @@ def _exit_code(state: RunState, controller: Controller) -> ExitCode:
     return failure.exit_code if isinstance(failure, RaysmithError) else ExitCode.FAILED
 
 
-def _lock(revision: str | None, checked: Checked) -> Mapping[str, Any]:
+def _lock(revision: str | None, checked: Checked, asked: Asked | None) -> Mapping[str, Any]:
     """What the run's results follow from."""
     return {
+        KEY: asked.model_dump(mode="json") if asked else None,
         "git_revision": revision,
         "fingerprint": fingerprint(),
         "versions": {d.metadata["Name"]: d.version for d in distributions()},

@@ -108,6 +108,7 @@ class Bench:
         self.told: list[tuple[str, RunState, str | None]] = []
         self.forced: tuple[str, ...] = ()
         self.new = False
+        self.run_id: str | None = None
         self.contexts: list[StageContext] = []
         self.work(sft=commits, merge=commits)
 
@@ -157,6 +158,7 @@ class Bench:
             masker(["TOKEN"], {"TOKEN": "secret-word"}),
             self.forced,
             self.new,
+            self.run_id,
         )
 
     def status(self, stage: str) -> StageStatus:

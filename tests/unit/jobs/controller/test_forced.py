@@ -68,3 +68,23 @@ def test_a_run_that_another_process_is_at_is_found(bench: Bench) -> None:
     assert at_work(bench._job(), bench.layout) == record.layout
     bench.new = True
     assert at_work(bench._job(), bench.layout) is None
+
+
+def test_a_named_run_is_gone_on_with_though_a_newer_one_is_alike(bench: Bench) -> None:
+    bench.work(merge=raises(UserError("broken", "mend it")))
+    assert bench.run() is RunState.FAILED
+    first = bench.record.layout
+    bench.new = True
+    assert bench.run() is RunState.SUCCEEDED
+    assert bench.record.layout != first
+    bench.new, bench.run_id = False, first.folder.name
+    assert bench.run() is RunState.SUCCEEDED
+    assert bench.record.layout == first
+
+
+def test_a_named_run_whose_inputs_have_changed_is_refused(bench: Bench) -> None:
+    bench.run()
+    bench.run_id = bench.record.layout.folder.name
+    bench.keys["merge"] = "another"
+    with pytest.raises(UserError, match="what stage merge works on has changed"):
+        bench.open()
