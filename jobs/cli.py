@@ -13,7 +13,7 @@ from jobs.cluster_cli import doctor, drive, submit
 from jobs.elsewhere import elsewhere
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
 from jobs.files_cli import init, schema
-from jobs.life_cli import events, list_runs, resume, retry, rm
+from jobs.life_cli import artifacts, diff, events, list_runs, resume, retry, rm
 from jobs.options import (
     EXIT_CODES,
     address_option,
@@ -359,7 +359,21 @@ def _api_key(variable: str) -> str | None:
     return key
 
 
-for _command in (submit, doctor, drive, render, list_runs, events, rm, resume, retry, schema, init):
+for _command in (
+    submit,
+    doctor,
+    drive,
+    render,
+    artifacts,
+    diff,
+    events,
+    init,
+    list_runs,
+    resume,
+    retry,
+    rm,
+    schema,
+):
     cli.add_command(_command)
 
 

@@ -129,3 +129,36 @@ def _run_again(
             run_id=None if stage else layout.folder.name,
         )
     )
+
+
+@click.command()
+@_run_name
+@storage_option
+@profile_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def artifacts(run: str, storage: str, as_json: bool) -> None:
+    """Show what the stages of a run left, and what it was made of. RUN is as in `status`."""
+    from jobs.observed import refresh
+    from jobs.runs import resolve_run
+    from jobs.view.artifacts import artifacts_json, artifacts_text
+
+    layout = resolve_run(layout_of(storage), run)
+    refresh(layout)
+    click.echo(artifacts_json(layout) if as_json else artifacts_text(layout))
+
+
+@click.command()
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@storage_option
+@profile_option
+def diff(first: str, second: str, storage: str) -> None:
+    """Show how two runs differ: their settings, their code and data, their results."""
+    from jobs.observed import refresh
+    from jobs.runs import resolve_run
+    from jobs.view.difference import difference
+
+    found = [resolve_run(layout_of(storage), run) for run in (first, second)]
+    for layout in found:
+        refresh(layout)
+    click.echo(difference(*found))
