@@ -16,7 +16,7 @@ from tests.s3_server import CREDENTIALS, s3_process
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
-STEPS = 8
+STEPS = 24
 STORAGE = "s3://runs/team"
 
 
@@ -55,7 +55,7 @@ stages:
     dataset: {{train: [./rows.jsonl]}}
     tuner: {{type: lora, rank: 4, dropout: 0.1}}
     training: {{max_steps: {STEPS}, global_batch_size: 4, learning_rate: 1e-2}}
-    checkpoint: {{save_steps: 2}}
+    checkpoint: {{save_steps: 4}}
   merge: {{kind: merge, model: "${{stages.sft.model}}"}}
 """)
     return job
@@ -109,12 +109,12 @@ def test_a_run_goes_on_on_another_machine(
     said = []
     for line in process.stdout:
         said.append(line)
-        if "step 6/" in line or "step 7/" in line:
+        if any(f"step {step}/" in line for step in range(9, STEPS)):
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     committed = [key for key in keys(client) if key.endswith("_COMMITTED.json")]
-    assert any("/checkpoint-4/" in key for key in committed), "".join(said)
+    assert any("/checkpoint-" in key for key in committed), "".join(said)
 
     # Its driver was on this host, and is gone, which the process table tells at once.
     output = two.call("run", str(spec))
