@@ -14,7 +14,7 @@ import pytest
 
 from tests.s3_server import CREDENTIALS, s3_process
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = 24
 STORAGE = "s3://runs/team"
