@@ -22,7 +22,7 @@ from jobs.record import Record
 from jobs.stall import Watch
 from jobs.state import FailureClass, StageState
 from jobs.view.terminal import View
-from storage.commit import present
+from storage.committed import present
 from storage.layout import AttemptLayout
 from storage.manifest import Owner
 from storage.working_copy import here

@@ -31,7 +31,7 @@ from jobs.stage_run import StageRun
 from jobs.state import RunState, StageState
 from jobs.stopping import GRACEFUL, NOW, StopRequests
 from jobs.view.terminal import View
-from storage.commit import present, read_committed
+from storage.committed import present, read_committed
 from storage.layout import Layout, RunLayout
 from storage.working_copy import here
 from workloads import WORKLOADS, load_function

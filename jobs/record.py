@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from jobs.errors import RaysmithError, StorageError, UserError
-from jobs.masking import Mask, masker
+from jobs.masking import Mask, masked, masker
 from jobs.observed import (
     Clock,
     Driver,
@@ -120,7 +120,7 @@ class Record:
         _make_folder(layout)
         write_atomic(layout.spec, mask(spec_text).encode())
         write_atomic(layout.plan, mask(plan_json).encode())
-        write_atomic(layout.lock, _json(_masked(dict(lock), mask)))
+        write_atomic(layout.lock, _json(masked(dict(lock), mask)))
         record = cls(layout, FencedFile(layout.status), status, now=now, mask=mask)
         record.event("run_created", run_id=run_id)
         record._index.put(entry_of(status))
@@ -205,7 +205,7 @@ class Record:
         head: dict[str, JsonValue] = {"time": timestamp(self._now()), "event": kind}
         if stage is not None:
             head["stage"] = stage
-        line = json.dumps({**head, **_masked(fields, self._mask)}, ensure_ascii=False) + "\n"
+        line = json.dumps({**head, **masked(fields, self._mask)}, ensure_ascii=False) + "\n"
         # One write to a file opened for appending is not torn by a kill, nor by another writer.
         descriptor = os.open(self.layout.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -292,16 +292,6 @@ def _implied(old: StageStatus, state: StageState, moment: str) -> dict[str, str 
         started_at = old.started_at if old.state is StageState.RETRYING else moment
         return {"started_at": started_at, "ended_at": None, "reason": None, "message": None}
     return {"ended_at": moment} if state.is_final else {}
-
-
-def _masked(value: Any, mask: Mask) -> Any:
-    if isinstance(value, str):
-        return mask(value)
-    if isinstance(value, dict):
-        return {key: _masked(item, mask) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_masked(item, mask) for item in value]
-    return value
 
 
 def _plain(changes: Mapping[str, Any]) -> dict[str, JsonValue]:

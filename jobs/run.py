@@ -16,7 +16,7 @@ from cluster.attached import AttachedCluster
 from cluster.fingerprint import SHIPPED, fingerprint
 from cluster.local import LocalCluster, this_machine
 from jobs.asked import KEY, Asked
-from jobs.attach import attach
+from jobs.attach import attach, outcome
 from jobs.controller import Controller, Job, at_work, open_record
 from jobs.errors import ClusterError, ExitCode, RaysmithError, UserError
 from jobs.load.loaded import LoadedSpec
@@ -27,7 +27,6 @@ from jobs.plan.fit import refuse_misfits
 from jobs.plan.resolve import Plan
 from jobs.record import Record
 from jobs.spec.notify import NotifySpec
-from jobs.state import FailureClass, RunState
 from jobs.submission import git_revision as revision_of
 from jobs.view.closing import closing
 from jobs.view.terminal import open_view
@@ -92,11 +91,11 @@ def run_job(
         for note in checked.notes:
             view.note(note)
         controller = Controller(job, record, layout, cluster, view, tell)
-        state = controller.run()
+        controller.run()
     timings = {**controller.timings, "total": time.monotonic() - started}
     command = command or shlex.join(["raysmith", *sys.argv[1:]])
     print(closing(record.status, record.layout, timings, command))  # noqa: T201
-    return _exit_code(state, controller)
+    return _exit_code(controller)
 
 
 @contextmanager
@@ -138,18 +137,14 @@ def _lasting_root(storage: str) -> Path:
     return root
 
 
-def _exit_code(state: RunState, controller: Controller) -> ExitCode:
-    if state is RunState.SUCCEEDED:
-        return ExitCode.OK
-    if state is RunState.STOPPED:
-        return ExitCode.INTERRUPTED
-    failure = controller.failure
+def _exit_code(controller: Controller) -> ExitCode:
+    """As `outcome`; this process also knows the error that a run failed with."""
+    failure, code = controller.failure, outcome(controller.record.status)
     if isinstance(failure, ClusterError):
         return failure.exit_code
-    stages = controller.record.status.stages
-    if any(stage.reason is FailureClass.USER_ERROR for stage in stages):
-        return ExitCode.USER_ERROR
-    return failure.exit_code if isinstance(failure, RaysmithError) else ExitCode.FAILED
+    if isinstance(failure, RaysmithError) and code is ExitCode.FAILED:
+        return failure.exit_code
+    return code
 
 
 def _lock(revision: str | None, checked: Checked, asked: Asked | None) -> Mapping[str, Any]:

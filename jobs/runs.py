@@ -9,7 +9,7 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.observed import RunStatus, entry_of, is_recorded, read_status
 from jobs.state import StageState
-from storage.commit import read_committed
+from storage.committed import read_committed
 from storage.index import ArtifactEntry, Index, RunEntry
 from storage.layout import Layout, RunLayout
 from storage.uri import parse_uri
@@ -30,8 +30,10 @@ def find_run(layout: Layout, name: str, digest: str) -> RunStatus | None:
 
 def find_artifact(layout: Layout, key: str) -> Path | None:
     """The newest committed artifact that a stage with this key left in any run."""
-    entries(layout)
-    for entry in Index(layout.root).artifacts(key):
+    index = Index(layout.root)
+    if index.is_empty():
+        reindex(layout)
+    for entry in index.artifacts(key):
         folder = layout.run(entry.name, entry.run_id).artifact(entry.stage)
         manifest = read_committed(folder, verify="sizes")
         if manifest and manifest.owner.key == key:

@@ -18,7 +18,8 @@ from jobs.observed import read_progress
 from jobs.plan.memory_advice import advice
 from jobs.plan.resolve import StagePlan
 from jobs.state import FailureClass, StageState
-from storage.commit import discard, read_committed, read_owner
+from storage.commit import discard
+from storage.committed import read_committed, read_owner
 from storage.manifest import Owner
 from workloads.advance import committed
 from workloads.context import StageContext, StageResult

@@ -21,20 +21,8 @@ from pathlib import Path
 
 from jobs.errors import RaysmithError
 from storage import remote
-from storage.claim import ForeignFolder, StaleAttempt, check_is_owner, check_may_take, foreign
-from storage.committed import (
-    HASH_THREADS,
-    Newest,
-    Verdict,
-    fetch,
-    file_sha256,
-    inspect,
-    newest_committed,
-    owner_here,
-    present,
-    read_committed,
-    read_owner,
-)
+from storage.claim import check_is_owner, check_may_take, foreign
+from storage.committed import HASH_THREADS, file_sha256, owner_here, present
 from storage.durable import TEMP_PREFIX, fsync_file, fsync_folder, link_or_copy, write_atomic
 from storage.manifest import (
     JSON,
@@ -48,24 +36,6 @@ from storage.manifest import (
     owner_to_json,
 )
 from storage.working_copy import place_of
-
-__all__ = [
-    "ForeignFolder",
-    "Newest",
-    "StaleAttempt",
-    "Verdict",
-    "add",
-    "adopt",
-    "begin",
-    "commit",
-    "discard",
-    "fetch",
-    "inspect",
-    "newest_committed",
-    "present",
-    "read_committed",
-    "read_owner",
-]
 
 
 def begin(folder: Path, owner: Owner) -> None:

@@ -93,10 +93,6 @@ class Index:
         """Writes where a stage with this key left its artifact."""
         self._store.write_bytes(_artifact_key(key, entry), b"")
 
-    def remove_artifact(self, key: str, entry: ArtifactEntry) -> None:
-        """Removes that a stage left an artifact."""
-        self._store.delete(_artifact_key(key, entry))
-
     def forget_run(self, name: str, run_id: str) -> None:
         """Removes all entries of a run; slow, since those that a kill left are looked for."""
         for prefix in (_RUNS, _ARTIFACTS):

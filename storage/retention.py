@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from storage.commit import Verdict, discard, inspect, read_owner
+from storage.commit import discard
+from storage.committed import Verdict, inspect, read_owner
 from storage.layout import StageLayout
 
 

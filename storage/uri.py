@@ -83,20 +83,6 @@ def parse_uri(text: str) -> StorageUri:
     )
 
 
-def local_root(text: str) -> Path:
-    """The folder that a storage root names.
-
-    Raises:
-        UserError: the text is no storage root, or one that is not on a disk.
-    """
-    path = parse_uri(text).local_path
-    if path is None:
-        raise UserError(
-            f"the storage root {_shown(text)} is not on a disk", "give a folder: ./runs"
-        )
-    return path
-
-
 def _absolute(text: str) -> Path:
     try:
         path = Path(text).expanduser()

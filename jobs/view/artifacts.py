@@ -11,7 +11,7 @@ from jobs.observed import read_status
 from jobs.plan.resolve import Plan
 from jobs.state import StageState
 from jobs.view.status import shown, table
-from storage.commit import inspect
+from storage.committed import inspect
 from storage.layout import RunLayout
 from storage.working_copy import here
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from storage.commit import read_committed
+from storage.committed import read_committed
 from storage.layout import Layout, RunLayout
 
 if TYPE_CHECKING:

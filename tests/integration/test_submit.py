@@ -17,7 +17,7 @@ import pytest
 
 from cluster import guardian
 from cluster.fingerprint import PACKAGES, folders
-from storage.commit import newest_committed
+from storage.committed import newest_committed
 from storage.layout import RunLayout
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.spec.dataset import DatasetSpec, SourceSpec
-from storage.commit import begin, commit, fetch
+from storage.commit import begin, commit
+from storage.committed import fetch
 from storage.manifest import Owner
 from workloads.data.conversation import RowReader
 from workloads.data.readers import load_reader

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jobs.spec.dataset import PromptRowsSpec
-from storage.commit import begin, commit, fetch
+from storage.commit import begin, commit
+from storage.committed import fetch
 from storage.manifest import Owner
 from workloads.data.conversation import RowReader
 from workloads.data.prompt_rows import (

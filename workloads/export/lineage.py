@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.observed import StageStatus, read_status
 from jobs.plan.resolve import Plan, StagePlan
-from storage.commit import read_committed
+from storage.committed import read_committed
 from storage.layout import AttemptLayout, RunLayout
 from workloads.evaluate.report import RESULTS
 

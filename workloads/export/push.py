@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from jobs.errors import RaysmithError, UserError
 from jobs.spec.export import PushSpec
 from jobs.spec.fields import SECRET
-from storage.commit import read_committed
+from storage.committed import read_committed
 from storage.manifest import Manifest
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from jobs.observed import Progress, timestamp, utc_now, write_progress
 from jobs.spec.export import ExportSpec
-from storage.commit import begin, commit, read_committed
+from storage.commit import begin, commit
+from storage.committed import read_committed
 from workloads.context import StageContext, StageResult
 from workloads.export.card import model_card
 from workloads.export.lineage import read_lineage

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.errors import UserError
-from storage.commit import fetch, read_committed
+from storage.committed import fetch, read_committed
 from storage.working_copy import here
 from workloads.engine import MAX_LORA_RANK
 from workloads.models.resolve import (

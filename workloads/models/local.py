@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jobs.spec.fields import SECRET
-from storage.commit import begin, commit, fetch, read_committed
+from storage.commit import begin, commit
+from storage.committed import fetch, read_committed
 from storage.durable import locked
 from storage.manifest import Owner
 from workloads.models.resolve import BUNDLED, ModelSource

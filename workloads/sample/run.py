@@ -9,7 +9,8 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.observed import Progress, timestamp, utc_now, write_progress
 from jobs.spec.sample import SampleSpec
-from storage.commit import begin, commit, read_committed
+from storage.commit import begin, commit
+from storage.committed import read_committed
 from workloads.context import StageContext, StageResult
 from workloads.generate.stage import Answers, Question, ask_model, find_model
 from workloads.models.resolve import resolve_model

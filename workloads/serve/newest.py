@@ -9,7 +9,7 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.observed import RunStatus
 from jobs.runs import recorded_runs
-from storage.commit import read_committed
+from storage.committed import read_committed
 from storage.layout import Layout
 
 log = logging.getLogger(__name__)

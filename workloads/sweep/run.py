@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from jobs.errors import RaysmithError
 from jobs.observed import write_phase, write_progress
 from jobs.spec.sweep import SweepSpec
-from storage.commit import adopt, discard, read_committed
+from storage.commit import adopt, discard
+from storage.committed import read_committed
 from storage.durable import write_atomic
 from workloads.context import StageContext, StageResult
 from workloads.sweep.plots import draw

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.errors import RaysmithError
-from storage.commit import adopt, discard, read_committed
+from storage.commit import adopt, discard
+from storage.committed import read_committed
 from storage.durable import write_atomic
 from storage.layout import StageLayout, TrialLayout
 from storage.manifest import MARKER_FILE, Owner, manifest_from_json

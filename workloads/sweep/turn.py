@@ -22,7 +22,7 @@ from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.sweep import SweepSpec
 from jobs.state import FailureClass
-from storage.commit import newest_committed, present, read_committed
+from storage.committed import newest_committed, present, read_committed
 from storage.layout import StageLayout
 from storage.manifest import Owner
 from workloads import WORKLOADS, load_function

@@ -13,7 +13,7 @@ from jobs.observed import write_phase
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sft import SftSpec
 from jobs.spec.tuner import FullSpec
-from storage.commit import fetch
+from storage.committed import fetch
 from storage.layout import AttemptLayout, StageLayout
 from storage.manifest import Owner
 from storage.retention import prune

@@ -22,7 +22,8 @@ from jobs.observed import write_phase
 from jobs.spec.grpo import GrpoSpec
 from jobs.spec.sft import SftSpec
 from jobs.state import FailureClass
-from storage.commit import Newest, adopt, newest_committed, read_committed
+from storage.commit import adopt
+from storage.committed import Newest, newest_committed, read_committed
 from workloads.context import StageContext
 from workloads.data.sources import found_template
 from workloads.data.stream import Stream

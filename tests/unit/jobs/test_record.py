@@ -1,7 +1,7 @@
 """The record: what is written, and in which order."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -23,31 +23,7 @@ from jobs.runs import find_run
 from jobs.state import FailureClass, RunState, StageState, allowed
 from storage.fenced import FencedOut
 from storage.layout import Layout
-
-START = datetime(2026, 11, 22, 10, 32, tzinfo=UTC)
-
-
-class Clock:
-    """A clock that stands still until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return Layout(tmp_path)
+from tests.unit.jobs.clock import START, Clock
 
 
 def make(

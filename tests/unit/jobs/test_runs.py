@@ -1,7 +1,6 @@
 """How runs and artifacts are found: by the index, which is never taken for the truth."""
 
 import shutil
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,31 +13,7 @@ from storage.commit import begin, commit
 from storage.index import FOLDER, Index
 from storage.layout import Layout
 from storage.manifest import Owner
-
-START = datetime(2026, 11, 22, 10, 32, tzinfo=UTC)
-
-
-class Clock:
-    """A clock that stands still until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return Layout(tmp_path)
+from tests.unit.jobs.clock import Clock
 
 
 def make(

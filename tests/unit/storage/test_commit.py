@@ -9,17 +9,9 @@ import pytest
 
 import storage.commit
 from jobs.errors import RaysmithError
-from storage.commit import (
-    ForeignFolder,
-    StaleAttempt,
-    begin,
-    commit,
-    discard,
-    inspect,
-    newest_committed,
-    read_committed,
-    read_owner,
-)
+from storage.claim import ForeignFolder, StaleAttempt
+from storage.commit import begin, commit, discard
+from storage.committed import inspect, newest_committed, read_committed, read_owner
 from storage.durable import fsync_file
 from storage.manifest import Owner, owner_to_json
 

@@ -7,19 +7,9 @@ import pytest
 
 import storage.working_copy
 from storage.backend import Backend
-from storage.commit import (
-    StaleAttempt,
-    add,
-    adopt,
-    begin,
-    commit,
-    discard,
-    fetch,
-    inspect,
-    newest_committed,
-    read_committed,
-    read_owner,
-)
+from storage.claim import StaleAttempt
+from storage.commit import add, adopt, begin, commit, discard
+from storage.committed import fetch, inspect, newest_committed, read_committed, read_owner
 from storage.layout import Layout
 from storage.manifest import MARKER_FILE, OWNER_FILE, Owner
 from storage.memory import MemoryBackend

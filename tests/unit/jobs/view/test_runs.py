@@ -1,10 +1,7 @@
 """What `raysmith list` and `raysmith events` print."""
 
 import json
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
 from jobs.cli import cli
@@ -13,31 +10,7 @@ from jobs.state import FailureClass, RunState, StageState
 from jobs.view.events import print_events
 from jobs.view.runs import STATES, list_json, list_text, listed
 from storage.layout import Layout
-
-START = datetime(2026, 11, 22, 10, 32, tzinfo=UTC)
-
-
-class Clock:
-    """A clock that stands still until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return Layout(tmp_path)
+from tests.unit.jobs.clock import Clock
 
 
 def make(layout: Layout, clock: Clock, run_id: str, name: str = "bot") -> Record:

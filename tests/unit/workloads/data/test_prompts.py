@@ -15,7 +15,7 @@ import workloads.data.prompt_rows
 import workloads.data.prompts
 from jobs.errors import SpecError
 from jobs.spec.dataset import EvaluationRowsSpec, PromptsSpec
-from storage.commit import read_committed
+from storage.committed import read_committed
 from storage.manifest import Owner
 from workloads.data.prepare import load_tokenizer
 from workloads.data.prompt_rows import PromptOutcome, prompt_task

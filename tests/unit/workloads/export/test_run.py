@@ -12,7 +12,7 @@ from jobs.load.loader import load
 from jobs.observed import StageStatus
 from jobs.plan.resolve import resolve
 from jobs.record import Record
-from storage.commit import read_committed
+from storage.committed import read_committed
 from storage.layout import Layout
 from storage.manifest import Manifest, Owner
 from workloads.context import StageContext

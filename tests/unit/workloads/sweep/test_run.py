@@ -12,7 +12,8 @@ import workloads.sweep.run as run_module
 from jobs.errors import RaysmithError
 from jobs.load.loader import load
 from jobs.plan.resolve import StagePlan
-from storage.commit import begin, commit, read_committed
+from storage.commit import begin, commit
+from storage.committed import read_committed
 from storage.manifest import Owner
 from tests.unit.workloads.sweep.bench import Sweep, make_spec
 from workloads.context import Cluster, StageContext

@@ -9,7 +9,8 @@ import pytest
 
 import storage.commit as commit_module
 from jobs.errors import RaysmithError
-from storage.commit import begin, commit, discard, read_committed
+from storage.commit import begin, commit, discard
+from storage.committed import read_committed
 from storage.durable import link_or_copy
 from storage.layout import TrialLayout
 from storage.manifest import Owner
