@@ -40,6 +40,7 @@ from storage.durable import write_atomic
 from storage.fenced import FencedFile, FencedOut
 from storage.index import ArtifactEntry, Index
 from storage.layout import RunLayout
+from storage.mirror import push_file
 
 __all__ = [
     "Clock",
@@ -231,11 +232,29 @@ class Record:
         return self._file.is_known()
 
     def finish(self, state: RunState, message: str | None = None) -> None:
-        """Writes how the run ended."""
+        """Writes how the run ended.
+
+        The event comes first and is written once: where a driver died after it, or the run had
+        ended already and there was nothing to do, it is there.
+        """
         self._file.check()
         text = self._mask(message) if message else None
-        self.event("run_finished", state=state.value, message=text)
+        ending: dict[str, JsonValue] = {"state": state.value, "message": text}
+        if self._last_happened() != {"event": "run_finished", **ending}:
+            self.event("run_finished", **ending)
+            push_file(self.layout.events)
         self._enter(state, message=text)
+
+    def _last_happened(self) -> dict[str, JsonValue] | None:
+        """The last event but for those that say that a driver took the run up; without its time."""
+        for line in reversed(self.layout.events.read_text().splitlines()):
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # A machine that lost its power may leave half a line.
+            if event["event"] != "run_resumed":
+                return {name: value for name, value in event.items() if name != "time"}
+        return None
 
     def _enter(self, state: RunState, **changes: Any) -> None:
         """Changes the run's state, and tells the index."""

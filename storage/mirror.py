@@ -137,7 +137,8 @@ class Mirror:
 def pull(folder: Path) -> None:
     """Brings what was mirrored below `folder` here; does nothing on a disk.
 
-    What only grows is left alone where there is as much of it here.
+    What only grows is left alone where it is here with as much or more behind it, which a driver
+    that died here had not stored yet.
     """
     place = place_of(folder)
     if place is None:
@@ -148,13 +149,28 @@ def pull(folder: Path) -> None:
     wanted = []
     for entry in entries:
         path = folder / entry.key.removeprefix(place.prefix)
-        has_all = path.is_file() and path.stat().st_size >= entry.size_bytes
-        if committed.isdisjoint(PurePosixPath(entry.key).parents) and not (
-            path.suffix in _GROWING and has_all
-        ):
-            wanted.append((entry.key, path))
+        if committed.isdisjoint(PurePosixPath(entry.key).parents):
+            size_bytes = entry.size_bytes if path.suffix in _GROWING else None
+            wanted.append((entry.key, path, size_bytes))
     with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(lambda each: _bring(place, *each), wanted))
+        list(pool.map(lambda each: _bring_unless_here(place, *each), wanted))
+
+
+def _bring_unless_here(place: Place, key: str, path: Path, grown_bytes: int | None) -> None:
+    """Brings a file, unless it is one that only grows and has gone on from what is stored.
+
+    One that another machine has gone on with since is brought, however much of it is here.
+    """
+    if grown_bytes is not None and path.is_file():
+        here_bytes = path.stat().st_size
+        if here_bytes == grown_bytes:
+            return
+        if here_bytes > grown_bytes:
+            stored = place.store.read_bytes(key)
+            with path.open("rb") as file:
+                if file.read(len(stored)) == stored:
+                    return
+    _bring(place, key, path)
 
 
 def pull_file(path: Path) -> None:

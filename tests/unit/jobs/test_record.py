@@ -131,6 +131,24 @@ def test_resume_takes_over_a_dead_driver_and_refuses_a_live_one(
     ]
 
 
+def test_a_run_whose_driver_died_after_the_last_event_has_that_event_once(
+    layout: Layout, clock: Clock
+) -> None:
+    record = make(layout, clock)
+    record.finish(RunState.SUCCEEDED)
+    # As it was before the state was written, which comes after the event.
+    interrupted = record.status.model_copy(update={"state": RunState.RUNNING, "driver": None})
+    record.layout.status.write_text(interrupted.model_dump_json())
+    again = Record.open(record.layout, now=clock)
+    again.resume()
+    again.finish(RunState.SUCCEEDED)
+    assert read_status(record.layout).state is RunState.SUCCEEDED
+    assert [e["event"] for e in events(again)].count("run_finished") == 1
+    again.resume()
+    again.finish(RunState.FAILED, "another end")
+    assert [e["event"] for e in events(again)].count("run_finished") == 2
+
+
 def test_a_process_that_only_has_the_same_number_is_not_the_driver(
     layout: Layout, clock: Clock
 ) -> None:

@@ -93,6 +93,19 @@ def test_another_machine_reads_what_was_stored(machine: Machine) -> None:
     assert not (there / "checkpoint-1").exists()
 
 
+def test_a_file_that_another_machine_has_gone_on_with_is_brought(machine: Machine) -> None:
+    one, two = machine("a"), machine("b")
+    events = "1\n2\n"
+    with Mirror(one):
+        (one / "events.jsonl").write_text(events)
+    pull(two)
+    (one / "events.jsonl").write_text(f"{events}3, and more that was never stored\n")
+    with Mirror(two):
+        (two / "events.jsonl").write_text(f"{events}4\n")
+    pull(one)
+    assert (one / "events.jsonl").read_text() == f"{events}4\n"
+
+
 def test_single_files_go_both_ways(machine: Machine) -> None:
     run = machine("a")
     (run / "stop_request").write_text("1")
