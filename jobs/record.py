@@ -239,9 +239,9 @@ class Record:
         """
         self._file.check()
         text = self._mask(message) if message else None
-        ending: dict[str, JsonValue] = {"state": state.value, "message": text}
-        if self._last_happened() != {"event": "run_finished", **ending}:
-            self.event("run_finished", **ending)
+        event = {"event": "run_finished", "state": state.value, "message": text}
+        if self._last_happened() != event:
+            self.event("run_finished", state=state.value, message=text)
             push_file(self.layout.events)
         self._enter(state, message=text)
 
