@@ -16,7 +16,7 @@ from tests.s3_server import CREDENTIALS, s3_process
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
-STEPS = 24
+STEPS = 80
 STORAGE = "s3://runs/team"
 
 
