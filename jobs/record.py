@@ -239,22 +239,24 @@ class Record:
         """
         self._file.check()
         text = self._mask(message) if message else None
-        event = {"event": "run_finished", "state": state.value, "message": text}
-        if self._last_happened() != event:
+        if not self._ended_so(state, text):
             self.event("run_finished", state=state.value, message=text)
             push_file(self.layout.events)
         self._enter(state, message=text)
 
-    def _last_happened(self) -> dict[str, JsonValue] | None:
-        """The last event but for those that say that a driver took the run up; without its time."""
-        for line in reversed(self.layout.events.read_text().splitlines()):
+    def _ended_so(self, state: RunState, message: str | None) -> bool:
+        """Whether this end is the last event, but for drivers that have taken the run up since."""
+        if not self.layout.events.exists():
+            return False
+        for line in reversed(self.layout.events.read_bytes().splitlines()):
             try:
                 event = json.loads(line)
-            except json.JSONDecodeError:
+            except ValueError:
                 continue  # A machine that lost its power may leave half a line.
             if event["event"] != "run_resumed":
-                return {name: value for name, value in event.items() if name != "time"}
-        return None
+                end = ("run_finished", state.value, message)
+                return (event["event"], event.get("state"), event.get("message")) == end
+        return False
 
     def _enter(self, state: RunState, **changes: Any) -> None:
         """Changes the run's state, and tells the index."""

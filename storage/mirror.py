@@ -15,7 +15,7 @@ from threading import Event, Thread
 from typing import Final
 
 from jobs.errors import RaysmithError
-from storage.backend import MissingKey
+from storage.backend import Entry, MissingKey
 from storage.durable import TEMP_PREFIX
 from storage.manifest import MARKER_FILE, OWNER_FILE
 from storage.working_copy import Place, place_of
@@ -150,27 +150,27 @@ def pull(folder: Path) -> None:
     for entry in entries:
         path = folder / entry.key.removeprefix(place.prefix)
         if committed.isdisjoint(PurePosixPath(entry.key).parents):
-            size_bytes = entry.size_bytes if path.suffix in _GROWING else None
-            wanted.append((entry.key, path, size_bytes))
+            wanted.append((entry, path))
     with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(lambda each: _bring_unless_here(place, *each), wanted))
+        list(pool.map(lambda each: _bring_unless_ahead(place, *each), wanted))
 
 
-def _bring_unless_here(place: Place, key: str, path: Path, grown_bytes: int | None) -> None:
-    """Brings a file, unless it is one that only grows and has gone on from what is stored.
+def _bring_unless_ahead(place: Place, entry: Entry, path: Path) -> None:
+    """Brings a file, unless it only grows and here has gone on from what is stored.
 
     One that another machine has gone on with since is brought, however much of it is here.
     """
-    if grown_bytes is not None and path.is_file():
-        here_bytes = path.stat().st_size
-        if here_bytes == grown_bytes:
+    if path.suffix in _GROWING and path.is_file():
+        ahead_bytes = path.stat().st_size - entry.size_bytes
+        if ahead_bytes == 0 or (ahead_bytes > 0 and _goes_on_from(place, entry, path)):
             return
-        if here_bytes > grown_bytes:
-            stored = place.store.read_bytes(key)
-            with path.open("rb") as file:
-                if file.read(len(stored)) == stored:
-                    return
-    _bring(place, key, path)
+    _bring(place, entry.key, path)
+
+
+def _goes_on_from(place: Place, entry: Entry, path: Path) -> bool:
+    stored = place.store.read_bytes(entry.key)
+    with path.open("rb") as file:
+        return file.read(len(stored)) == stored
 
 
 def pull_file(path: Path) -> None:

@@ -149,6 +149,17 @@ def test_a_run_whose_driver_died_after_the_last_event_has_that_event_once(
     assert [e["event"] for e in events(again)].count("run_finished") == 2
 
 
+def test_a_run_ends_whatever_became_of_its_events(layout: Layout, clock: Clock) -> None:
+    record = make(layout, clock)
+    with record.layout.events.open("ab") as file:
+        file.write(b'{"event": "half a \xc3\n')
+    record.finish(RunState.STOPPED)
+    assert b"run_finished" in record.layout.events.read_bytes()
+    record.layout.events.unlink()
+    record.finish(RunState.FAILED)
+    assert [event["event"] for event in events(record)] == ["run_finished"]
+
+
 def test_a_process_that_only_has_the_same_number_is_not_the_driver(
     layout: Layout, clock: Clock
 ) -> None:
