@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -85,6 +85,8 @@ class FaultProxy:
     """A regular expression; only requests whose first line has a match meet faults."""
     most: int | None = None
     """How many requests meet faults at most; None sets no bound."""
+    watcher: Callable[[str], float] | None = None
+    """Told each request's first line; gives how many seconds the request is held."""
     met: Counter[str] = field(default_factory=Counter)
     """How often each fault was met, and "passed" how many requests met none."""
     port: int = 0
@@ -93,11 +95,16 @@ class FaultProxy:
         self._random = random.Random(self.seed)
         address = urlsplit(self.upstream)
         self._upstream = (address.hostname, address.port)
+        self._down_until = 0.0
 
     @property
     def address(self) -> str:
         """Where the proxy listens, once it runs."""
         return f"http://127.0.0.1:{self.port}"
+
+    def outage(self, seconds: float) -> None:
+        """From now on all connections are reset, those at work too; for any thread."""
+        self._down_until = time.monotonic() + seconds
 
     @contextmanager
     def running(self) -> Iterator[FaultProxy]:
@@ -138,7 +145,9 @@ class FaultProxy:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request; the connection ends with it, as the answer of the upstream says."""
         request = await self._read_head(reader)
-        fault = self._draw(request)
+        if self.watcher and (hold_s := self.watcher(request.line)):
+            await asyncio.sleep(hold_s)
+        fault = RESET if self._is_down else self._draw(request)
         self.met[fault or "passed"] += 1
         if fault == DELAY:
             await asyncio.sleep(self._random.uniform(0, _LONGEST_DELAY_S))
@@ -155,7 +164,7 @@ class FaultProxy:
             await _refuse(writer, fault)
             return None
         answer = await self._ask(request.head, body)
-        if fault == LOST:
+        if fault == LOST or self._is_down:
             return _reset(writer)
         start = answer.index(b"\r\n\r\n") + 4
         if fault == TRUNCATED:
@@ -165,6 +174,10 @@ class FaultProxy:
         writer.write(answer)
         await writer.drain()
         return None
+
+    @property
+    def _is_down(self) -> bool:
+        return time.monotonic() < self._down_until
 
     def _draw(self, request: _Request) -> str | None:
         spent = self.most is not None and self.met.total() - self.met["passed"] >= self.most

@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.ray_head import free_ports
 
 START_S = 120
 DEPLOY_S = 240
@@ -87,7 +88,7 @@ def serve_cluster(
     folder: Path, environment: dict[str, str], cpus: int = 2
 ) -> Iterator[ServeCluster]:
     """Starts Ray as `ray start --head` does, for a `with` block."""
-    ports = _free_ports(5)
+    ports = free_ports(5)
     token, log = secrets.token_hex(32), folder / "ray.log"
     # Ray's sockets lie in here, whose paths have room for about 100 characters.
     scratch = tempfile.mkdtemp(prefix="serve-", dir="/tmp")
@@ -140,14 +141,3 @@ def _await(dashboard: str, process: subprocess.Popen[bytes], log: Path) -> None:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, "Ray takes too long to start"
         time.sleep(0.2)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

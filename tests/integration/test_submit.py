@@ -1,95 +1,30 @@
 """`raysmith submit` on the real thing: a Ray that was started by hand, with a token."""
 
 import json
-import os
 import re
 import secrets
 import shutil
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster import guardian
 from cluster.fingerprint import PACKAGES, folders
 from storage.committed import newest_committed
 from storage.layout import RunLayout
+from tests.ray_head import Head, free_ports, ray_head
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 STEPS = 300
-PORTS = (
-    "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
-    "runtime-env-agent-port", "metrics-export-port", "ray-client-server-port",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Head:
-    """A running cluster of one node."""
-
-    url: str
-    token: str
-    environment: Mapping[str, str]
-
-    def raysmith(self, folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-        """Runs a command in a folder; gives its exit code, and all that it said."""
-        done = subprocess.run(
-            [sys.executable, "-m", "jobs.cli", *arguments],
-            cwd=folder,
-            env={**self.environment, "PYTHONSAFEPATH": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert self.token not in done.stdout
-        return done.returncode, done.stdout
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A Ray as an operator starts it. Its folder's path must be short, for Ray's sockets."""
-    folder = Path(f"/tmp/raysmith-test-{secrets.token_hex(4)}")
-    folder.mkdir()
-    token = secrets.token_hex(32)
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        guardian.MARK: str(folder),
-    }
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    options = [f"--{name}={port}" for name, port in ports.items()]
-    command = [
-        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=4",
-        "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}",
-        "--object-store-memory=200000000", "--disable-usage-stats", *options,
-    ]  # fmt: skip
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        # Commands are those of a client, and not of the cluster.
-        client = {name: value for name, value in environment.items() if name != guardian.MARK}
-        yield Head(f"http://127.0.0.1:{ports['dashboard-port']}", token, client)
-    finally:
-        guardian.end(folder)
+def head() -> Iterator[Head]:
+    """A Ray as an operator starts it."""
+    with ray_head() as started:
+        yield started
 
 
 @pytest.fixture
