@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ _SPRINGS_S = 150.0
 _ENDS_S = 600.0
 _LONGEST_OUTAGE_S = 20.0
 STORAGE = "s3://runs/team"
+_STEP = re.compile(r"step \d+/")
 _TOKEN = "RAYSMITH_KILLED_LIFE"
 
 
@@ -89,6 +91,8 @@ class Life:
                     return False
                 asked = self._start(self.stop_command, "stop")
             if not self._until(trap):
+                if asked and self._process.wait() and not self.over:
+                    self._launch()  # It has stopped too quickly.
                 return False
             if cell.phase is Phase.BEFORE_FIRST and self.store.newest_steps():
                 return False
@@ -152,7 +156,7 @@ class Life:
     def _trains(self) -> bool:
         """Waits until this launch has done a step; False where the run ends before."""
         deadline = time.monotonic() + _SPRINGS_S
-        while "step " not in self._log.read_text():
+        while not _STEP.search(self._log.read_text()):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 return False
             time.sleep(0.2)
@@ -214,7 +218,7 @@ class Life:
         self.say(f"{cell}: recovered after {took_s:.0f} s")
 
     def _has_succeeded(self) -> bool:
-        return any("~succeeded~" in key for key in self.store.keys())
+        return any("~succeeded~" in key for key in self.store.all_keys())
 
     def _pids(self, victim: Victim, phase: Phase = Phase.MID_STEP) -> list[int]:
         if victim is Victim.STORAGE:

@@ -6,7 +6,8 @@ A kill is of a cell (victim, phase). Runs of tiny jobs, whose storage is an S3 b
 killed at random moments of the phases until all cells have had their kills: one run bears many.
 Then each run must have ended as one that nobody has disturbed: the same losses, the same weights,
 no committed step lost, one final event, nothing torn, no process left. The storage's death is an
-outage of all connections, of 1 to 20 s. Prints the seed; exits with 1 unless all is as it should be.
+outage of all connections, of 1 to 20 s. Prints the seed; exits with 1 unless all is as it should
+be.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Trap:
             found = _OBJECT.match(line)
             if self.phase is Phase.DURING_STOP:
                 if "/stop_request" in line and line.startswith("PUT"):
-                    self.spring_within(3.0)
+                    self.spring_within(1.0)
             elif self.phase is Phase.AT_THE_END:
                 if "~succeeded~" in unquote(line) and line.startswith("PUT"):
                     self.spring_within(0.5)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from storage.manifest import MARKER_FILE, Manifest, manifest_from_json
@@ -40,7 +41,7 @@ class Store:
     def __init__(self, client: Any, bucket: str) -> None:
         self._client, self._bucket = client, bucket
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         """All keys."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket)
         return [each["Key"] for page in pages for each in page.get("Contents", [])]
@@ -53,7 +54,7 @@ class Store:
     def markers(self) -> list[Marker]:
         """What is committed of stages, but for their data."""
         found = []
-        for key in self.keys():
+        for key in self.all_keys():
             if match := _CHECKPOINT.search(key):
                 found.append(Marker(key, match[1], int(match[2])))
             elif "/artifacts/" in key and key.endswith(f"/{MARKER_FILE}"):
@@ -70,12 +71,12 @@ class Store:
 
     def events(self) -> list[dict[str, Any]]:
         """What happened to the one run."""
-        (key,) = [key for key in self.keys() if key.endswith("/events.jsonl")]
+        (key,) = [key for key in self.all_keys() if key.endswith("/events.jsonl")]
         return [json.loads(line) for line in self.read(key).splitlines()]
 
     def losses(self, stage: str) -> dict[int, float]:
         """The loss of each step in the log of the stage's last attempt, which has all steps."""
-        logs = [key for key in self.keys() if re.search(rf"/{stage}/attempt_\d+/logging", key)]
+        logs = [key for key in self.all_keys() if re.search(rf"/{stage}/attempt_\d+/logging", key)]
         last = max(logs, key=lambda key: int(re.findall(r"attempt_(\d+)", key)[0]))
         records = [json.loads(line) for line in self.read(last).splitlines()]
         return {r["global_step"]: r["loss"] for r in records if "loss" in r}
@@ -83,19 +84,19 @@ class Store:
     def weights(self) -> dict[str, str]:
         """The digest of each file of weights by its artifact and name."""
         found = {}
-        for key in self.keys():
+        for key in self.all_keys():
             if "/artifacts/" in key and key.endswith(".safetensors"):
                 found["/".join(key.split("/")[-2:])] = _sha256(self.read(key))
         return found
 
     def torn(self) -> Iterator[str]:
         """What is marked as committed, and is not what was committed."""
-        for key in self.keys():
+        for key in self.all_keys():
             if not key.endswith(f"/{MARKER_FILE}"):
                 continue
             manifest: Manifest = manifest_from_json(self.read(key))
             folder = key.removesuffix(MARKER_FILE)
-            there = {each for each in self.keys() if each.startswith(folder)}
+            there = {each for each in self.all_keys() if each.startswith(folder)}
             for file in manifest.files:
                 if folder + file.name not in there:
                     yield f"{folder}{file.name} is missing"
@@ -140,7 +141,7 @@ def _final_events(events: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if len(succeeded) != 1:
         yield f"{len(succeeded)} events say that the run has succeeded"
     lives = [event for event in events if event["event"] in ("run_finished", "run_resumed")]
-    for one, next_one in zip(lives, lives[1:], strict=False):
+    for one, next_one in pairwise(lives):
         if one["event"] == next_one["event"] == "run_finished":
             yield f"two final events without a new life between: {one} {next_one}"
 
