@@ -66,8 +66,9 @@ class Life:
     stop_command: list[str]
     environment: Mapping[str, str]
     say: Callable[[str], None]
-    done: list[tuple[Cell, float]] = field(default_factory=list)
-    """The kills that were done, and after how many seconds each was recovered from."""
+    done: list[tuple[Cell, float | None]] = field(default_factory=list)
+    """The kills that were done, and after how many seconds each was recovered from; None: the next
+    kill came before."""
     kills: list[Kill] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     _launches: int = 0
@@ -78,8 +79,11 @@ class Life:
         self.folder.mkdir(parents=True)
         self._launch()
 
-    def kill_at(self, cell: Cell) -> bool:
-        """Waits for the moment, kills, and sees the run recover. False: the moment did not come."""
+    def kill_at(self, cell: Cell, *, again: bool = False) -> bool:
+        """Waits for the moment, kills, and sees the run recover. False: the moment did not come.
+
+        `again`: it is killed again before it has recovered.
+        """
         trap = Trap(cell.phase, self.draw)
         asked = None
         self.proxy.watcher = trap.watch
@@ -101,7 +105,13 @@ class Life:
         finally:
             trap.close()
             self.proxy.watcher = None
-        self._see_recovery(cell)
+        if again:
+            self._process.wait()
+            self._launch()
+            self.done.append((cell, None))
+            self.say(f"{cell}: killed again before it has recovered")
+        else:
+            self._see_recovery(cell)
         if asked:
             asked.wait()
         return True

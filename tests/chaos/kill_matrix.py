@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from unittest.mock import patch
 
@@ -77,7 +78,7 @@ class Matrix:
         self._draw = random.Random(seed)
         self._folder, self._say = folder, say
         self._lives = 0
-        self.done: list[tuple[Cell, float]] = []
+        self.done: list[tuple[Cell, float | None]] = []
         self.unmet: list[Cell] = []
         self.wrong: list[str] = []
 
@@ -104,10 +105,11 @@ class Matrix:
     ) -> None:
         """One run, and as many of the kills as it gives occasion to."""
         with self._life(kind) as life:
-            for cell in _in_order(left):
+            ordered = _in_order(left)
+            for cell, following in zip_longest(ordered, ordered[1:]):
                 if life.over:
                     break
-                if life.kill_at(cell):
+                if life.kill_at(cell, again=_twice(cell, following)):
                     left.remove(cell)
                     continue
                 tries[cell] += 1
@@ -158,11 +160,19 @@ class Matrix:
 
 
 def _in_order(cells: Sequence[Cell]) -> list[Cell]:
-    """As a run comes to their phases; of those before the first checkpoint three at most."""
+    """As a run comes to their phases; before the first checkpoint the driver dies, and another."""
     first = [cell for cell in cells if cell.phase is Phase.BEFORE_FIRST]
+    drivers = [cell for cell in first if cell.victim is Victim.DRIVER]
+    others = [cell for cell in first if cell not in drivers]
     last = sorted((c for c in cells if c.phase in _LAST), key=lambda cell: _LAST.index(cell.phase))
     between = [cell for cell in cells if cell not in first and cell not in last]
-    return [*first[:3], *between, *last]
+    return [*drivers[:2], *others[:1], *between, *last]
+
+
+def _twice(cell: Cell, following: Cell | None) -> bool:
+    """Whether the run is killed again before it has recovered."""
+    both = {cell.phase, following.phase} if following else set()
+    return both == {Phase.BEFORE_FIRST} and cell.victim is Victim.DRIVER
 
 
 def matrix(victims: Sequence[Victim]) -> list[Cell]:
@@ -201,7 +211,7 @@ def main() -> int:
 
 def _report(run: Matrix) -> None:
     for victim in Victim:
-        seconds = sorted(took_s for cell, took_s in run.done if cell.victim is victim)
+        seconds = sorted(took_s or 0 for cell, took_s in run.done if cell.victim is victim)
         if seconds:
             middle, longest = seconds[len(seconds) // 2], seconds[-1]
             print(
