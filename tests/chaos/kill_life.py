@@ -27,6 +27,8 @@ RECOVERS_S = 180.0
 _SPRINGS_S = 150.0
 _ENDS_S = 600.0
 _LONGEST_OUTAGE_S = 20.0
+_MOVES = 0.3
+"""How often a run goes on on another machine."""
 STORAGE = "s3://runs/team"
 _STEP = re.compile(r"step \d+/")
 _TOKEN = "RAYSMITH_KILLED_LIFE"
@@ -72,7 +74,7 @@ class Life:
     kills: list[Kill] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     _launches: int = 0
-    _started_at: float = 0.0
+    _machines: int = 0
     _folders: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -143,13 +145,18 @@ class Life:
         return bool(self.wrong) or self._process.poll() == 0
 
     def _launch(self) -> None:
+        """Starts the run, or goes on with it: now and then on another machine."""
+        if self._launches and self.draw.random() < _MOVES:
+            self._machines += 1
         self._launches += 1
         self._log = self.folder / f"launch_{self._launches}.log"
         self._process = self._start(self.command, self._log.stem)
-        self._started_at = time.monotonic()
 
     def _start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
-        mark = {_TOKEN: str(self.folder)}
+        # A machine is, as far as raysmith can tell, what it has a copy of the store on.
+        copies = self.folder / f"machine_{self._machines}"
+        copies.mkdir(exist_ok=True)
+        mark = {_TOKEN: str(self.folder), "XDG_CACHE_HOME": str(copies)}
         with (self.folder / f"{name}.log").open("ab") as output:
             return subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,

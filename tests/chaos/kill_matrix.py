@@ -139,13 +139,13 @@ class Matrix:
             environment = {
                 **os.environ, **CREDENTIALS,
                 "AWS_ENDPOINT_URL": proxy.address,
-                "XDG_CACHE_HOME": str(folder / "machine"),
                 "PYTHONPATH": os.pathsep.join((str(Path.cwd()), str(folder))),
                 "HF_HUB_OFFLINE": "1",
             }  # fmt: skip
             start, stop = raysmith("run", str(spec)), raysmith("stop")
             if kind is SUBMITTED:
-                head = stack.enter_context(ray_head(environment))
+                copies = {"XDG_CACHE_HOME": str(folder / "cluster")}
+                head = stack.enter_context(ray_head(environment | copies))
                 environment = dict(head.environment)
                 to = ("--address", head.url)
                 start = raysmith("submit", str(spec), *to, "--follow", "--no-working-dir")
