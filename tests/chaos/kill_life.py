@@ -25,6 +25,7 @@ from tests.chaos.kill_witness import Kill, Store
 RECOVERS_S = 180.0
 """How long after a kill at most the next commit may come."""
 _SPRINGS_S = 150.0
+_BORN_S = 60.0
 _ENDS_S = 600.0
 _LONGEST_OUTAGE_S = 20.0
 _MOVES = 0.3
@@ -165,10 +166,14 @@ class Life:
 
     def _before_first(self, trap: Trap, victim: Victim) -> None:
         """Some time after the start; where the victim is to be born first, after that."""
-        deadline = time.monotonic() + 60
-        while not self._pids(victim) and time.monotonic() < deadline:
-            time.sleep(0.2)
+        self._await(victim)
         trap.spring_within(20.0 if victim in (Victim.DRIVER, Victim.CLIENT) else 4.0)
+
+    def _await(self, victim: Victim) -> list[int]:
+        deadline = time.monotonic() + _BORN_S
+        while not (pids := self._pids(victim)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return pids
 
     def _trains(self) -> bool:
         """Waits until this launch has done a step; False where the run ends before."""
@@ -196,6 +201,8 @@ class Life:
         else:
             pids = [asked.pid] if asked and cell.victim is Victim.CLIENT else []
             pids = pids or self._pids(cell.victim, cell.phase)
+            if cell.phase is Phase.BETWEEN_STAGES and not pids:
+                pids = self._await(cell.victim)
             if not pids:
                 return False
             self._note_folders()
