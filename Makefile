@@ -13,8 +13,8 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(if \
 	$(shell $(p) -c '$(SUPPORTED)' 2>&1 || echo no),,$(p))))
 
-UNIT := $(wildcard tests/unit tests/architecture tests/contract tests/golden)
-INTEGRATION := $(wildcard tests/integration tests/invariant)
+UNIT := tests/unit tests/architecture tests/contract tests/golden
+INTEGRATION := tests/contract tests/integration tests/invariant
 BENCHES := $(wildcard tests/bench/*.py)
 SCHEMAS := job profile
 
@@ -23,7 +23,7 @@ SCHEMAS := job profile
 LOCK_TORCH := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint bench scale lock clean
+.PHONY: help setup demo test soak unit lint bench scale lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | \
@@ -54,12 +54,17 @@ demo: $(READY)  ## fine-tune the bundled model on this machine and ask it who it
 	$(BIN)/python -m jobs.demo
 
 test: export HF_HUB_OFFLINE ?= 1
-test: lint unit  ## lint, then every test: what CI runs
-	$(if $(INTEGRATION),$(BIN)/pytest -q $(INTEGRATION),@echo "no integration tests yet")
+test: lint unit  ## lint, then the tests of a change: what CI runs
+	$(BIN)/pytest -q -m "integration and not soak" $(INTEGRATION)
+
+soak: export HF_HUB_OFFLINE ?= 1
+soak: $(READY)  ## the tests that take long, and a hundred kills: for each release, two hours
+	$(BIN)/pytest -q -m soak $(INTEGRATION)
+	$(BIN)/python -m tests.chaos.kill_matrix
 
 unit: export HF_HUB_OFFLINE ?= 1
 unit: $(READY)  ## the fast tests alone: no sockets, under a minute
-	$(if $(UNIT),$(BIN)/pytest -q $(UNIT),@echo "no unit tests yet")
+	$(BIN)/pytest -q -n auto -m "not integration" $(UNIT)
 
 lint: $(READY)  ## style, types, layers, and drift of the generated schema
 	$(BIN)/ruff check .

@@ -42,7 +42,12 @@ ROOTS: dict[str, Callable[[Fixtures], str]] = {
 }
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+def _param(name: str) -> object:
+    """An S3 listens on a socket, which tests of the unit tier don't."""
+    return pytest.param(name, marks=pytest.mark.integration if name == "s3" else ())
+
+
+@pytest.fixture(params=map(_param, sorted(BACKENDS)))
 def backend(request: Fixtures) -> Backend:
     return open_backend(parse_uri(ROOTS[request.param](request)))
 

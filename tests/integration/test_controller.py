@@ -75,6 +75,7 @@ def _ask(storage: Path, *options: str) -> Callable[[], int]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL).wait
 
 
+@pytest.mark.soak
 def test_a_branch_that_stands_still_is_tried_again_and_the_other_goes_on(
     spec: Path, tmp_path: Path
 ) -> None:

@@ -186,6 +186,7 @@ def gone(processes: list[psutil.Process]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.soak
 def test_the_only_engine_is_killed_twice(spec: Path, tmp_path: Path) -> None:
     """Nothing goes on without it, so each time its replacement must be given weights and work."""
     run = Run(spec, tmp_path, "--set", "stages.rl.rollout.actors=1")

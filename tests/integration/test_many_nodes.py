@@ -74,6 +74,7 @@ def test_two_jobs_that_fit_run_side_by_side(start: Start) -> None:
     assert first.losses() == second.losses()
 
 
+@pytest.mark.soak
 def test_jobs_that_do_not_fit_together_wait_and_one_outlives_a_lost_node(
     start: Start, cluster: Any
 ) -> None:

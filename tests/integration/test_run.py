@@ -181,6 +181,7 @@ def test_a_finished_job_is_not_run_again(spec: Path, finished: tuple[Path, str])
     assert the_run(storage).artifact("merge").stat().st_mtime_ns == before
 
 
+@pytest.mark.soak
 def test_kills_lose_nothing(spec: Path, finished: tuple[Path, str], tmp_path: Path) -> None:
     process = start(spec, tmp_path)
     wait_until(lambda: steps_done(tmp_path) >= 4, process)

@@ -100,6 +100,7 @@ def losses(client: Any, attempt: int) -> dict[int, float]:
     return {r["global_step"]: r["loss"] for r in records if "loss" in r}
 
 
+@pytest.mark.soak
 def test_a_run_goes_on_on_another_machine(
     spec: Path, client: Any, endpoint: str, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.soak
 def test_a_killed_sweep_goes_on_and_finds_the_best(tiny_model: Path, tmp_path: Path) -> None:
     # With room for one token no row is left to train on: the last trial fails.
     space = """

@@ -18,6 +18,7 @@ QUICK = {
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+@pytest.mark.soak
 def test_a_run_outlives_a_host_that_is_cut_off(tiny_model: Path, tmp_path: Path) -> None:
     with three_hosts(**QUICK) as hosts:
         story = train_and_cut(hosts, str(tiny_model), tmp_path, cut_s=20)

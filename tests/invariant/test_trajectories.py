@@ -15,6 +15,19 @@ LORA = {"type": "lora", "rank": 4, "dropout": 0.1}
 DORA = LORA | {"use_dora": True}
 FULL = {"type": "full"}
 
+SOAK = pytest.mark.soak
+TUNERS = [
+    pytest.param(LORA, id="lora"),
+    pytest.param(DORA, id="dora", marks=SOAK),
+    pytest.param(FULL, id="full", marks=SOAK),
+]
+RESUMED = [
+    pytest.param(LORA, "float32", id="lora-float32", marks=SOAK),
+    pytest.param(FULL, "float32", id="full-float32"),
+    pytest.param(LORA, "bfloat16", id="lora-bfloat16"),
+    pytest.param(FULL, "bfloat16", id="full-bfloat16", marks=SOAK),
+]
+
 pytestmark = pytest.mark.integration
 
 
@@ -51,7 +64,7 @@ def numbers(history: list[dict[str, Any]]) -> list[float]:
     return [record[field] for record in history for field in fields if field in record]
 
 
-@pytest.mark.parametrize("tuner", [LORA, DORA, FULL], ids=["lora", "dora", "full"])
+@pytest.mark.parametrize("tuner", TUNERS)
 def test_stages_and_workers_do_not_change_the_losses(
     tuner: dict[str, Any], tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -75,8 +88,7 @@ def test_stages_and_workers_do_not_change_the_losses(
         assert numbers(history) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("tuner", [LORA, FULL], ids=["lora", "full"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("tuner", "dtype"), RESUMED)
 def test_a_checkpoint_goes_on_with_other_workers_and_another_stage(
     tuner: dict[str, Any], dtype: str, tiny_model: Path, tmp_path: Path
 ) -> None:
