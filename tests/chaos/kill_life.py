@@ -46,6 +46,9 @@ class Victim(StrEnum):
     CLIENT = "client"
 
 
+_ENDS_ATTEMPT = (Victim.DRIVER, Victim.RANK, Victim.RAYLET)
+
+
 @dataclass(frozen=True)
 class Cell:
     """One kill of the matrix."""
@@ -98,8 +101,10 @@ class Life:
                     return False
                 asked = self._start(self.stop_command, "stop")
             if not self._until(trap):
-                if asked and self._process.wait() and not self.over:
-                    self._launch()  # It has stopped too quickly.
+                if asked:
+                    asked.kill()
+                    if self._process.wait():  # It has stopped too quickly.
+                        self._launch()
                 return False
             if cell.phase is Phase.BEFORE_FIRST and self.store.newest_steps():
                 return False
@@ -213,7 +218,8 @@ class Life:
         self._killed_at = time.monotonic()
         # What was on its way to the store arrives.
         time.sleep(2 * HELD_S)
-        self.kills.append(Kill(timestamp(utc_now()), self.store.newest_steps()))
+        there = self.store.newest_steps(), self.store.attempts()
+        self.kills.append(Kill(timestamp(utc_now()), *there))
         return True
 
     def _see_recovery(self, cell: Cell) -> None:
@@ -233,7 +239,10 @@ class Life:
                 self._launch()
                 self._process.wait(RECOVERS_S)
                 break
-            if {marker.key for marker in self.store.markers()} - before:
+            new = [marker for marker in self.store.markers() if marker.key not in before]
+            if cell.victim in _ENDS_ATTEMPT:
+                new = [marker for marker in new if self.store.is_newer(marker, self.kills[-1])]
+            if new:
                 break
             time.sleep(0.5)
         else:

@@ -37,11 +37,11 @@ from tests.ray_head import ray_head
 from tests.s3_server import CREDENTIALS, s3_process
 
 ROUNDS = {
-    Victim.DRIVER: 3,
-    Victim.RANK: 4,
-    Victim.RAYLET: 2,
-    Victim.STORAGE: 3,
-    Victim.CLIENT: 2,
+    Victim.DRIVER: 2,
+    Victim.RANK: 3,
+    Victim.RAYLET: 1,
+    Victim.STORAGE: 4,
+    Victim.CLIENT: 4,
     Victim.ACTOR: 1,
 }
 """How often each phase of a victim is in a matrix of a hundred kills."""

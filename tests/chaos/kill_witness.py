@@ -27,12 +27,14 @@ class Marker:
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill, and what was committed when it was done."""
+    """One kill, and what was there when it was done."""
 
     at: str
     """As records write the time."""
     committed: Mapping[str, int]
     """The newest committed step by stage."""
+    attempts: Mapping[str, int]
+    """The newest attempt by stage."""
 
 
 class Store:
@@ -68,6 +70,18 @@ class Store:
             if marker.step is not None:
                 newest[marker.stage] = max(newest.get(marker.stage, 0), marker.step)
         return newest
+
+    def attempts(self) -> dict[str, int]:
+        """The newest attempt by stage; empty before there is a run."""
+        for key in self.all_keys():
+            if key.endswith("/status.json"):
+                return {s["name"]: s["attempt"] for s in json.loads(self.read(key))["stages"]}
+        return {}
+
+    def is_newer(self, marker: Marker, kill: Kill) -> bool:
+        """Whether it was committed by an attempt that began after the kill."""
+        owner = manifest_from_json(self.read(marker.key)).owner
+        return owner.attempt > kill.attempts.get(owner.stage, 0)
 
     def events(self) -> list[dict[str, Any]]:
         """What happened to the one run."""
