@@ -13,7 +13,8 @@ from jobs.cluster_cli import doctor, drive, submit
 from jobs.elsewhere import elsewhere
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
 from jobs.files_cli import init, schema
-from jobs.life_cli import artifacts, diff, events, list_runs, resume, retry, rm
+from jobs.life_cli import list_runs, resume, retry, rm
+from jobs.look_cli import artifacts, diff, events, logs, status
 from jobs.options import (
     EXIT_CODES,
     address_option,
@@ -213,59 +214,6 @@ _run_name = click.argument("run", default="", metavar="[RUN]")
 @_run_name
 @storage_option
 @profile_option
-@address_option
-@backend_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(run: str, storage: str, address: str | None, backend: str | None, as_json: bool) -> None:
-    """Show how a run stands. RUN is an id, a name, name/id or a folder; else the newest run.
-
-    With --address or --backend, RUN is the id or name of a submitted job, as in `logs` and `stop`.
-    """
-    from jobs.observed import refresh
-    from jobs.view.status import as_json as status_json
-    from jobs.view.status import render_status
-
-    if there := elsewhere(address, backend):
-        there.status(run)
-        return
-    layout = _run_layout(run, storage)
-    refresh(layout)
-    click.echo(status_json(layout) if as_json else render_status(layout))
-
-
-@cli.command()
-@_run_name
-@click.argument("stage", required=False)
-@storage_option
-@profile_option
-@click.option("--attempt", type=int, help="The attempt to show; the newest by default.")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
-@address_option
-@backend_option
-def logs(
-    run: str,
-    stage: str | None,
-    storage: str,
-    attempt: int | None,
-    follow: bool,
-    address: str | None,
-    backend: str | None,
-) -> None:
-    """Show what a run logged, or one STAGE of it. RUN is as in `status`; else the newest run."""
-    from jobs.view.logs import print_logs
-
-    if there := elsewhere(address, backend):
-        there.logs(run, follow=follow)
-        return
-
-    layout = _run_layout(run, storage)
-    print_logs(layout, stage, attempt=attempt, follow=follow, write=click.echo)
-
-
-@cli.command()
-@_run_name
-@storage_option
-@profile_option
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end.")
 @click.option("--now", is_flag=True, help="End it at once: what is not committed yet is lost.")
 @address_option
@@ -369,10 +317,12 @@ for _command in (
     events,
     init,
     list_runs,
+    logs,
     resume,
     retry,
     rm,
     schema,
+    status,
 ):
     cli.add_command(_command)
 

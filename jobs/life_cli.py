@@ -1,4 +1,4 @@
-"""The commands of a run's life: finding runs, and what happened in them."""
+"""The commands of a run's life: which runs there are, going on with one, removing one."""
 
 from __future__ import annotations
 
@@ -30,21 +30,6 @@ def list_runs(name: str, storage: str, everything: bool, state: str | None, as_j
         click.echo(list_text(runs) if runs else "no runs")
         if limit and len(runs) == limit:
             click.echo(f"the newest {limit}; --all lists all")
-
-
-@click.command()
-@click.argument("run", default="", metavar="[RUN]")
-@storage_option
-@profile_option
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
-@click.option("--json", "as_json", is_flag=True, help="Print the lines as they were recorded.")
-def events(run: str, storage: str, follow: bool, as_json: bool) -> None:
-    """Show what happened in a run. RUN is as in `status`; else the newest run."""
-    from jobs.runs import resolve_run
-    from jobs.view.events import print_events
-
-    layout = resolve_run(layout_of(storage), run)
-    print_events(layout, follow=follow, as_json=as_json, write=click.echo)
 
 
 @click.command()
@@ -129,36 +114,3 @@ def _run_again(
             run_id=None if stage else layout.folder.name,
         )
     )
-
-
-@click.command()
-@_run_name
-@storage_option
-@profile_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def artifacts(run: str, storage: str, as_json: bool) -> None:
-    """Show what the stages of a run left, and what it was made of. RUN is as in `status`."""
-    from jobs.observed import refresh
-    from jobs.runs import resolve_run
-    from jobs.view.artifacts import artifacts_json, artifacts_text
-
-    layout = resolve_run(layout_of(storage), run)
-    refresh(layout)
-    click.echo(artifacts_json(layout) if as_json else artifacts_text(layout))
-
-
-@click.command()
-@click.argument("first", metavar="RUN")
-@click.argument("second", metavar="RUN")
-@storage_option
-@profile_option
-def diff(first: str, second: str, storage: str) -> None:
-    """Show how two runs differ: their settings, their code and data, their results."""
-    from jobs.observed import refresh
-    from jobs.runs import resolve_run
-    from jobs.view.difference import difference
-
-    found = [resolve_run(layout_of(storage), run) for run in (first, second)]
-    for layout in found:
-        refresh(layout)
-    click.echo(difference(*found))

@@ -69,19 +69,52 @@ def resolve_run(layout: Layout, text: str = "") -> RunLayout:
     Raises:
         UserError: there is no such run; the message lists the newest ones.
     """
+    if run := _named(layout, text):
+        return run
+    raise _no_run(layout, f"no run {text!r}" if text else "no run")
+
+
+def run_and_stage(
+    layout: Layout, text: str, stage: str | None = None
+) -> tuple[RunLayout, str | None]:
+    """The run that `text` means, as in `resolve_run`, and the stage to look at.
+
+    Where there is no such run and no stage is given, `text` is taken for a stage, of the newest
+    run that has one called so.
+
+    Raises:
+        UserError: there is no such run, nor such a stage.
+    """
+    if run := _named(layout, text):
+        return run, stage
+    if stage is not None or not text:
+        return resolve_run(layout, text), stage
+    for entry in entries(layout):
+        status = status_at(layout, entry)
+        if status and text in (each.name for each in status.stages):
+            return layout.run(entry.name, entry.run_id), text
+    newest = next(filter(None, (status_at(layout, entry) for entry in entries(layout))), None)
+    stages = ", ".join(each.name for each in newest.stages) if newest else ""
+    what = f"no run, and no run with a stage, called {text!r}"
+    raise _no_run(layout, what, f"; the stages of the newest are: {stages}")
+
+
+def _named(layout: Layout, text: str) -> RunLayout | None:
     if text and is_recorded(named := run_at(text)):
         return named
-    runs = entries(layout)
-    for entry in runs:
+    for entry in entries(layout):
         if text in ("", entry.name, entry.run_id, f"{entry.name}/{entry.run_id}"):
             run = layout.run(entry.name, entry.run_id)
             if is_recorded(run):
                 return run
-    what = f"no run {text!r}" if text else "no run"
-    names = [f"{entry.name}/{entry.run_id}" for entry in runs[:_LISTED_RUNS]]
-    raise UserError(
+    return None
+
+
+def _no_run(layout: Layout, what: str, more: str = "") -> UserError:
+    names = [f"{entry.name}/{entry.run_id}" for entry in entries(layout)[:_LISTED_RUNS]]
+    return UserError(
         f"there is {what} in {layout.root}",
-        remedy=f"choose one of: {', '.join(names)}"
+        remedy=f"choose one of: {', '.join(names)}{more}"
         if names
         else "start one with `raysmith run SPEC`, or say where runs lie with --storage",
     )

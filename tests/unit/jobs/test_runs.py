@@ -7,7 +7,16 @@ import pytest
 
 from jobs.errors import UserError
 from jobs.record import Record, StageStatus
-from jobs.runs import actions, entries, find_artifact, find_run, recorded_runs, reindex, resolve_run
+from jobs.runs import (
+    actions,
+    entries,
+    find_artifact,
+    find_run,
+    recorded_runs,
+    reindex,
+    resolve_run,
+    run_and_stage,
+)
 from jobs.state import RunState, StageState
 from storage.commit import begin, commit
 from storage.index import FOLDER, Index
@@ -70,6 +79,23 @@ def test_resolve_run_takes_every_way_of_naming_one(
         resolve_run(layout, "bott")
     with pytest.raises(UserError, match="raysmith run SPEC"):
         resolve_run(Layout(tmp_path / "nothing"))
+
+
+def test_a_stage_alone_means_the_newest_run_that_has_it(layout: Layout, clock: Clock) -> None:
+    old = make(layout, clock, "run-1")
+    clock.advance(1)
+    new = make(layout, clock, "run-2", name="merge")
+    assert run_and_stage(layout, "sft") == (new.layout, "sft")
+    assert run_and_stage(layout, "bot", "sft") == (old.layout, "sft")
+    assert run_and_stage(layout, "") == (new.layout, None)
+    # A run's name comes before a stage's.
+    assert run_and_stage(layout, "merge") == (new.layout, None)
+    with pytest.raises(UserError, match="no run 'sft' in"):
+        run_and_stage(layout, "sft", "merge")
+    with pytest.raises(
+        UserError, match=r"(?s)a stage, called 'sfd'.*merge/run-2, bot/run-1; .*: sft, merge$"
+    ):
+        run_and_stage(layout, "sfd")
 
 
 def states(layout: Layout) -> list[tuple[str, str]]:
