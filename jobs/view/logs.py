@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.observed import RunStatus, StageStatus, is_live, read_status, refresh
+from jobs.observed import RunStatus, is_live, read_status, refresh
 from storage.layout import AttemptLayout, RunLayout
 from storage.working_copy import place_of
 
@@ -171,9 +171,12 @@ def _no_rank(
 
 
 def _cached_note(status: RunStatus, stage: str | None) -> str:
-    cached: list[StageStatus] = [
+    cached = [
         each
         for each in status.stages
-        if stage in (None, each.name) and each.artifact and each.attempt == 0
+        if stage in (None, each.name) and each.origin and each.attempt == 0
     ]
-    return "".join(f"; {each.name} was taken from {each.artifact}" for each in cached)
+    return "".join(
+        f"; {each.name} was taken from {each.origin}, see `raysmith logs {each.origin}`"
+        for each in cached
+    )

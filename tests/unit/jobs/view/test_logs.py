@@ -151,8 +151,9 @@ def test_following_waits_for_a_rank_that_has_not_begun(record: Record) -> None:
 
 
 def test_a_cached_stage_says_where_it_was_taken_from(record: Record) -> None:
-    record.move("sft", StageState.CACHED, artifact="/old/sft")
-    assert printed(record) == ["no logs yet; sft was taken from /old/sft"]
+    record.move("sft", StageState.CACHED, artifact="/runs/bot/old/artifacts/sft")
+    said = "no logs yet; sft was taken from bot/old, see `raysmith logs bot/old`"
+    assert printed(record) == [said]
 
 
 def follow(
