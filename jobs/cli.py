@@ -116,15 +116,13 @@ def plan(
     """
     from jobs.plan.explain import explain
     from jobs.plan.forced import forced_stages
-    from jobs.plan.text import plan_text
+    from jobs.plan.text import plan_json, plan_text
 
     loaded, resolved = resolve_job(spec, overrides, storage)
     if path == "storage":
         click.echo(_explanation_text(path, storage_explanation(storage), as_json=as_json))
     elif path:
         click.echo(_explanation_text(path, explain(loaded, resolved, path), as_json=as_json))
-    elif as_json:
-        click.echo(resolved.to_json().rstrip())
     else:
         from jobs.capacity import memory_lines, refuse_where_it_runs
         from jobs.runs import actions
@@ -134,6 +132,9 @@ def plan(
         forced = forced_stages(resolved, force_stages, no_cache=no_cache)
         name, digest = resolved.name, checked.digest
         nexts = actions(layout_of(storage), name, digest, checked.keys, forced)
+        if as_json:
+            click.echo(plan_json(resolved, nexts))
+            return
         click.echo(plan_text(resolved, nexts))
         for line in (*checked.notes, *memory_lines(checked.memory, address)):
             click.echo(line)

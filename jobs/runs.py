@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from jobs.errors import UserError
 from jobs.observed import RunStatus, entry_of, is_recorded, read_status
-from jobs.state import StageState
-from storage.committed import read_committed
+from jobs.state import RunState, StageState
+from storage.committed import newest_committed, read_committed
 from storage.index import ArtifactEntry, Index, RunEntry
-from storage.layout import Layout, RunLayout
+from storage.layout import Layout, RunLayout, StageLayout, run_of
 from storage.uri import parse_uri
 from storage.working_copy import here, root_of
 
@@ -41,24 +42,60 @@ def find_artifact(layout: Layout, key: str) -> Path | None:
     return None
 
 
+@dataclass(frozen=True)
+class Next:
+    """What running a stage would come to."""
+
+    action: Literal["run", "resume", "cached"]
+    run: str | None = None
+    """The run that the artifact is taken from, or that is gone on with: `name/run_id`."""
+    step: int | None = None
+    """The step of the newest committed checkpoint to resume from, where there is one."""
+
+    def __str__(self) -> str:
+        if self.action == "resume":
+            return f"resume {f'from step {self.step} ' * (self.step is not None)}of {self.run}"
+        return f"{self.action} from {self.run}" if self.run else self.action
+
+
 def actions(
     layout: Layout, name: str, digest: str, keys: Mapping[str, str], forced: Sequence[str] = ()
-) -> dict[str, str]:
-    """What running each stage of these keys would come to: `run`, `resume` or `cached`.
+) -> dict[str, Next]:
+    """What running each stage of these keys would come to.
 
-    Those in `forced` take nothing from earlier runs.
+    Those in `forced` take nothing from earlier runs, but go on in a run in which they were forced.
     """
     run = find_run(layout, name, digest)
+    if run and not goes_on(run, forced):
+        run = None
     begun = {stage.key for stage in run.stages if stage.attempt} if run else set()
 
-    def action(stage: str, key: str) -> str:
-        if stage in forced:
-            return "run"
-        if find_artifact(layout, key):
-            return "cached"
-        return "resume" if key in begun else "run"
+    def action(stage: str, key: str) -> Next:
+        if stage not in forced and (found := find_artifact(layout, key)):
+            return Next("cached", _name_of(run_of(found)))
+        if run and key in begun:
+            there = layout.run(run.name, run.run_id)
+            return Next("resume", _name_of(there), _newest_step(there.stage(stage)))
+        return Next("run")
 
     return {stage: action(stage, key) for stage, key in keys.items()}
+
+
+def goes_on(found: RunStatus, forced: Sequence[str]) -> bool:
+    """Whether a job goes on with a run that would do the same: what was forced is, if not done."""
+    if not forced:
+        return True
+    return found.forced == tuple(forced) and found.state is not RunState.SUCCEEDED
+
+
+def _newest_step(stage: StageLayout) -> int | None:
+    newest = newest_committed(stage.checkpoints())
+    step = newest.manifest.meta.get("step") if newest else None
+    return step if isinstance(step, int) else None
+
+
+def _name_of(run: RunLayout) -> str:
+    return f"{run.folder.parent.name}/{run.folder.name}"
 
 
 def resolve_run(layout: Layout, text: str = "") -> RunLayout:

@@ -8,6 +8,7 @@ import pytest
 from jobs.errors import UserError
 from jobs.record import Record, StageStatus
 from jobs.runs import (
+    Next,
     actions,
     entries,
     find_artifact,
@@ -159,5 +160,24 @@ def test_an_artifact_serves_runs_of_any_name(layout: Layout, clock: Clock) -> No
     mine = make(layout, clock, "run-2", digest="d2")
     mine.move("merge", StageState.RUNNING, attempt=1, key="k2")
     keys = {"sft": "k1", "merge": "k2", "check": "k3"}
-    said = {"sft": "cached", "merge": "resume", "check": "run"}
-    assert actions(layout, "bot", "d2", keys) == said
+    said = actions(layout, "bot", "d2", keys)
+    assert said == {
+        "sft": Next("cached", "other/run-1"),
+        "merge": Next("resume", "bot/run-2"),
+        "check": Next("run"),
+    }
+    texts = ["cached from other/run-1", "resume of bot/run-2", "run"]
+    assert [str(each) for each in said.values()] == texts
+
+
+def test_a_resume_tells_the_newest_committed_step(layout: Layout, clock: Clock) -> None:
+    record = make(layout, clock)
+    record.move("sft", StageState.RUNNING, attempt=1, key="k")
+    stage, owner = record.layout.stage("sft"), Owner("run-1", "sft", "k", 1)
+    for step in (20, 40, 60):
+        begin(stage.checkpoint(step), owner)
+        if step < 60:
+            commit(stage.checkpoint(step), owner, {"step": step})
+    (said,) = actions(layout, "bot", "d1", {"sft": "k"}).values()
+    assert said == Next("resume", "bot/run-1", 40)
+    assert str(said) == "resume from step 40 of bot/run-1"
