@@ -22,6 +22,7 @@ from jobs.options import (
     current_profile,
     force_stage_option,
     layout_of,
+    new_option,
     no_cache_option,
     profile_option,
     resolve_job,
@@ -162,7 +163,7 @@ def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:
 @click.option("--no-serve", is_flag=True, help="Leave serve stages out, and what needs them.")
 @no_cache_option
 @force_stage_option
-@click.option("--new", is_flag=True, help="Begin a run of its own, not go on with the same one.")
+@new_option
 def run(
     spec: Path,
     overrides: tuple[str, ...],
