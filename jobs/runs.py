@@ -68,12 +68,12 @@ def actions(
     run = find_run(layout, name, digest)
     if run and not goes_on(run, forced):
         run = None
-    begun = {stage.key for stage in run.stages if stage.attempt} if run else set()
+    begun = {stage.name: stage.key for stage in run.stages if stage.attempt} if run else {}
 
     def action(stage: str, key: str) -> Next:
         if stage not in forced and (found := find_artifact(layout, key)):
             return Next("cached", _name_of(run_of(found)))
-        if run and key in begun:
+        if run and begun.get(stage) == key:
             there = layout.run(run.name, run.run_id)
             return Next("resume", _name_of(there), _newest_step(there.stage(stage)))
         return Next("run")

@@ -163,7 +163,7 @@ def _no_rank(
     sources = [source for source, _ in _logs(layout, status, stage, attempt)]
     ranks = [str(source) for source in sources if source.role.startswith("rank")]
     return UserError(
-        f"{where} has no log of rank {rank}{of_attempt}",
+        f"{where} has no log of rank {rank}{of_attempt}{_cached_note(status, stage)}",
         remedy=f"its ranks are: {', '.join(ranks)}"
         if ranks
         else "it has none of any rank: only stages that train have workers; leave --rank out",

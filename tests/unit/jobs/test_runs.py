@@ -159,12 +159,12 @@ def test_an_artifact_serves_runs_of_any_name(layout: Layout, clock: Clock) -> No
     record.move("sft", StageState.SUCCEEDED, artifact=str(folder))
     mine = make(layout, clock, "run-2", digest="d2")
     mine.move("merge", StageState.RUNNING, attempt=1, key="k2")
-    keys = {"sft": "k1", "merge": "k2", "check": "k3"}
+    keys = {"sft": "k1", "merge": "k2", "merge-again": "k2"}
     said = actions(layout, "bot", "d2", keys)
     assert said == {
         "sft": Next("cached", "other/run-1"),
         "merge": Next("resume", "bot/run-2"),
-        "check": Next("run"),
+        "merge-again": Next("run"),
     }
     texts = ["cached from other/run-1", "resume of bot/run-2", "run"]
     assert [str(each) for each in said.values()] == texts

@@ -154,6 +154,8 @@ def test_a_cached_stage_says_where_it_was_taken_from(record: Record) -> None:
     record.move("sft", StageState.CACHED, artifact="/runs/bot/old/artifacts/sft")
     said = "no logs yet; sft was taken from bot/old, see `raysmith logs bot/old`"
     assert printed(record) == [said]
+    with pytest.raises(UserError, match="no log of rank 0; sft was taken from bot/old, see"):
+        printed(record, "sft", rank=0)
 
 
 def follow(
