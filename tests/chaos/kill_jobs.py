@@ -68,10 +68,9 @@ def write_rollouts(folder: Path, steps: int) -> Path:
         tie_word_embeddings=False,
     )
     (folder / "my_rewards.py").write_text(_REWARDS)
-    return _write(
-        folder,
-        f"""
-  rl:
+
+    def rollouts(model: str, steps: int) -> str:
+        return f"""
     kind: grpo
     model: {model}
     dataset: {{train: [{folder}/rows.jsonl], max_length: 64}}
@@ -90,8 +89,14 @@ def write_rollouts(folder: Path, steps: int) -> Path:
       learning_rate: 1e-2
       torch_dtype: float32
     checkpoint: {{save_steps: 2}}
-    resources: {{workers: 1, cpus_per_worker: 1}}
+    resources: {{workers: 1, cpus_per_worker: 1}}"""
+
+    return _write(
+        folder,
+        f"""
+  rl:{rollouts(str(model), steps)}
   merge: {{kind: merge, model: "${{stages.rl.model}}"}}
+  more:{rollouts('"${stages.merge.model}"', 4)}
 """,
     )
 

@@ -25,8 +25,11 @@ from tests.chaos.kill_witness import Kill, Store
 RECOVERS_S = 180.0
 """How long after a kill at most the next commit may come."""
 _SPRINGS_S = 150.0
+_BORN_S = 60.0
 _ENDS_S = 600.0
 _LONGEST_OUTAGE_S = 20.0
+_MOVES = 0.3
+"""How often a run goes on on another machine."""
 STORAGE = "s3://runs/team"
 _STEP = re.compile(r"step \d+/")
 _TOKEN = "RAYSMITH_KILLED_LIFE"
@@ -72,7 +75,7 @@ class Life:
     kills: list[Kill] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     _launches: int = 0
-    _started_at: float = 0.0
+    _machines: int = 0
     _folders: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -143,13 +146,18 @@ class Life:
         return bool(self.wrong) or self._process.poll() == 0
 
     def _launch(self) -> None:
+        """Starts the run, or goes on with it: now and then on another machine."""
+        if self._launches and self.draw.random() < _MOVES:
+            self._machines += 1
         self._launches += 1
         self._log = self.folder / f"launch_{self._launches}.log"
         self._process = self._start(self.command, self._log.stem)
-        self._started_at = time.monotonic()
 
     def _start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
-        mark = {_TOKEN: str(self.folder)}
+        # A machine is, as far as raysmith can tell, what it has a copy of the store on.
+        copies = self.folder / f"machine_{self._machines}"
+        copies.mkdir(exist_ok=True)
+        mark = {_TOKEN: str(self.folder), "XDG_CACHE_HOME": str(copies)}
         with (self.folder / f"{name}.log").open("ab") as output:
             return subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
@@ -158,10 +166,14 @@ class Life:
 
     def _before_first(self, trap: Trap, victim: Victim) -> None:
         """Some time after the start; where the victim is to be born first, after that."""
-        deadline = time.monotonic() + 60
-        while not self._pids(victim) and time.monotonic() < deadline:
-            time.sleep(0.2)
+        self._await(victim)
         trap.spring_within(20.0 if victim in (Victim.DRIVER, Victim.CLIENT) else 4.0)
+
+    def _await(self, victim: Victim) -> list[int]:
+        deadline = time.monotonic() + _BORN_S
+        while not (pids := self._pids(victim)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return pids
 
     def _trains(self) -> bool:
         """Waits until this launch has done a step; False where the run ends before."""
@@ -189,6 +201,8 @@ class Life:
         else:
             pids = [asked.pid] if asked and cell.victim is Victim.CLIENT else []
             pids = pids or self._pids(cell.victim, cell.phase)
+            if cell.phase is Phase.BETWEEN_STAGES and not pids:
+                pids = self._await(cell.victim)
             if not pids:
                 return False
             self._note_folders()

@@ -46,6 +46,8 @@ ROUNDS = {
 }
 """How often each phase of a victim is in a matrix of a hundred kills."""
 _TRIES = 3
+_ENOUGH = 5
+"""After so many findings there is no use in going on."""
 _PHASES = tuple(phase for phase in Phase if phase is not Phase.AT_THE_END)
 _LAST = (Phase.BETWEEN_STAGES, Phase.AT_THE_END)
 
@@ -67,7 +69,7 @@ TRAINING = Kind(
     write_training, 160, ("sft",),
 )  # fmt: skip
 SUBMITTED = Kind("submitted", (Victim.CLIENT,), write_training, 160, ("sft",))
-ROLLOUTS = Kind("rollouts", (Victim.ACTOR,), write_rollouts, 40, ("rl",))
+ROLLOUTS = Kind("rollouts", (Victim.ACTOR,), write_rollouts, 40, ("rl", "more"))
 KINDS = (TRAINING, SUBMITTED, ROLLOUTS)
 
 
@@ -88,7 +90,7 @@ class Matrix:
         self._draw.shuffle(left)
         tries = dict.fromkeys(left, 0)
         reference = self._reference(kind)
-        while left and not self.wrong:
+        while left and len(self.wrong) < _ENOUGH:
             self._live(kind, left, reference, tries)
 
     def _reference(self, kind: Kind) -> Outcome:
@@ -139,13 +141,13 @@ class Matrix:
             environment = {
                 **os.environ, **CREDENTIALS,
                 "AWS_ENDPOINT_URL": proxy.address,
-                "XDG_CACHE_HOME": str(folder / "machine"),
                 "PYTHONPATH": os.pathsep.join((str(Path.cwd()), str(folder))),
                 "HF_HUB_OFFLINE": "1",
             }  # fmt: skip
             start, stop = raysmith("run", str(spec)), raysmith("stop")
             if kind is SUBMITTED:
-                head = stack.enter_context(ray_head(environment))
+                copies = {"XDG_CACHE_HOME": str(folder / "cluster")}
+                head = stack.enter_context(ray_head(environment | copies))
                 environment = dict(head.environment)
                 to = ("--address", head.url)
                 start = raysmith("submit", str(spec), *to, "--follow", "--no-working-dir")
