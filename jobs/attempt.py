@@ -7,13 +7,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 from jobs.errors import Interrupted, NodeLost
+from jobs.made_of import made_of
 from jobs.notify import Tell
 from jobs.observed import StageStatus, write_phase
 from jobs.plan.inputs import with_datasets
@@ -105,8 +106,11 @@ class Attempt:
             run = load_function(WORKLOADS[self._stage.kind].run)
             for folder in self.context.inputs.values():
                 present(folder)
+            context = replace(
+                self.context, made_of=made_of(self._stage, self.context.inputs, self._desk.checked)
+            )
             with self._room():
-                result: StageResult = run(self.context)
+                result: StageResult = run(context)
         except BaseException as error:  # noqa: BLE001 - the stage sorts it
             log.error("".join(traceback.format_exception(error)))
             return self._explained(error)

@@ -13,7 +13,8 @@ from jobs.cluster_cli import doctor, drive, submit
 from jobs.elsewhere import elsewhere
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
 from jobs.files_cli import init, schema
-from jobs.life_cli import artifacts, diff, events, list_runs, resume, retry, rm
+from jobs.life_cli import list_runs, resume, retry, rm
+from jobs.look_cli import artifacts, diff, events, logs, status
 from jobs.options import (
     EXIT_CODES,
     address_option,
@@ -21,6 +22,7 @@ from jobs.options import (
     current_profile,
     force_stage_option,
     layout_of,
+    new_option,
     no_cache_option,
     profile_option,
     resolve_job,
@@ -115,15 +117,13 @@ def plan(
     """
     from jobs.plan.explain import explain
     from jobs.plan.forced import forced_stages
-    from jobs.plan.text import plan_text
+    from jobs.plan.text import plan_json, plan_text
 
     loaded, resolved = resolve_job(spec, overrides, storage)
     if path == "storage":
         click.echo(_explanation_text(path, storage_explanation(storage), as_json=as_json))
     elif path:
         click.echo(_explanation_text(path, explain(loaded, resolved, path), as_json=as_json))
-    elif as_json:
-        click.echo(resolved.to_json().rstrip())
     else:
         from jobs.capacity import memory_lines, refuse_where_it_runs
         from jobs.runs import actions
@@ -133,6 +133,9 @@ def plan(
         forced = forced_stages(resolved, force_stages, no_cache=no_cache)
         name, digest = resolved.name, checked.digest
         nexts = actions(layout_of(storage), name, digest, checked.keys, forced)
+        if as_json:
+            click.echo(plan_json(resolved, nexts))
+            return
         click.echo(plan_text(resolved, nexts))
         for line in (*checked.notes, *memory_lines(checked.memory, address)):
             click.echo(line)
@@ -160,7 +163,7 @@ def _explanation_text(path: str, found: Explanation, *, as_json: bool) -> str:
 @click.option("--no-serve", is_flag=True, help="Leave serve stages out, and what needs them.")
 @no_cache_option
 @force_stage_option
-@click.option("--new", is_flag=True, help="Begin a run of its own, not go on with the same one.")
+@new_option
 def run(
     spec: Path,
     overrides: tuple[str, ...],
@@ -207,59 +210,6 @@ def run(
 
 
 _run_name = click.argument("run", default="", metavar="[RUN]")
-
-
-@cli.command()
-@_run_name
-@storage_option
-@profile_option
-@address_option
-@backend_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(run: str, storage: str, address: str | None, backend: str | None, as_json: bool) -> None:
-    """Show how a run stands. RUN is an id, a name, name/id or a folder; else the newest run.
-
-    With --address or --backend, RUN is the id or name of a submitted job, as in `logs` and `stop`.
-    """
-    from jobs.observed import refresh
-    from jobs.view.status import as_json as status_json
-    from jobs.view.status import render_status
-
-    if there := elsewhere(address, backend):
-        there.status(run)
-        return
-    layout = _run_layout(run, storage)
-    refresh(layout)
-    click.echo(status_json(layout) if as_json else render_status(layout))
-
-
-@cli.command()
-@_run_name
-@click.argument("stage", required=False)
-@storage_option
-@profile_option
-@click.option("--attempt", type=int, help="The attempt to show; the newest by default.")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
-@address_option
-@backend_option
-def logs(
-    run: str,
-    stage: str | None,
-    storage: str,
-    attempt: int | None,
-    follow: bool,
-    address: str | None,
-    backend: str | None,
-) -> None:
-    """Show what a run logged, or one STAGE of it. RUN is as in `status`; else the newest run."""
-    from jobs.view.logs import print_logs
-
-    if there := elsewhere(address, backend):
-        there.logs(run, follow=follow)
-        return
-
-    layout = _run_layout(run, storage)
-    print_logs(layout, stage, attempt=attempt, follow=follow, write=click.echo)
 
 
 @cli.command()
@@ -369,10 +319,12 @@ for _command in (
     events,
     init,
     list_runs,
+    logs,
     resume,
     retry,
     rm,
     schema,
+    status,
 ):
     cli.add_command(_command)
 

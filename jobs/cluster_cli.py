@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Mapping
+import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from jobs.elsewhere import OnKubernetes, follow_job, on_kubernetes
-from jobs.errors import ClusterError, ExitCode
-from jobs.masking import SECRETS_VARIABLE, secret_names
+from jobs.elsewhere import OnKubernetes, on_kubernetes
+from jobs.errors import UserError
 from jobs.options import (
     address_option,
     backend_option,
     current_profile,
+    force_stage_option,
     needed_address,
+    new_option,
+    no_cache_option,
     profile_option,
     resolve_job,
     set_option,
     ship_code_option,
     spec_argument,
-    stop_grace_s,
     storage_option,
 )
-
-if TYPE_CHECKING:
-    from cluster.ray_jobs import Job, RayJobs
-    from jobs.load.site_profile import LoadedProfile
-
-_BEGIN_S = 120.0
 
 
 @click.command()
@@ -51,6 +44,9 @@ _BEGIN_S = 120.0
 @backend_option
 @click.option("--follow", "-f", is_flag=True, help="Show what the driver says until the end.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until the driver has begun.")
+@no_cache_option
+@force_stage_option
+@new_option
 def submit(
     spec: Path,
     overrides: tuple[str, ...],
@@ -62,6 +58,9 @@ def submit(
     backend: str | None,
     follow: bool,
     no_wait: bool,
+    no_cache: bool,
+    force_stages: tuple[str, ...],
+    new: bool,
 ) -> None:
     """Run SPEC on a cluster that is running, by its Jobs API; or on pods of its own, by KubeRay.
 
@@ -70,80 +69,36 @@ def submit(
     no address is named.
     """
     if on_kubernetes(address, backend):
-        OnKubernetes.of_profile().submit(spec, overrides, storage, follow=follow)
+        if new:
+            raise UserError(
+                "KubeRay starts a job again after a failure, and with --new each time would be "
+                "another run",
+                "use --no-cache, or --force-stage STAGE: the first of them begins a run of its own",
+            )
+        cluster = OnKubernetes.of_profile()
+        cluster.submit(spec, overrides, storage, force_stages, no_cache=no_cache, follow=follow)
         return
-    from cluster.ray_jobs import RayJobs, entrypoint, metadata
-    from cluster.runtime_env import stays_here, submitted_env
-    from jobs.submission import check_files, checked_folder, digest, pack
+    from jobs.asked import Submitted, asked_for
+    from jobs.plan.forced import forced_stages
+    from jobs.sending import send, show
+    from jobs.submission import Choice, checked_folder
     from storage.uri import parse_uri
 
-    profile = current_profile()
     # A relative folder would be looked for in the folder that the job has on the cluster.
     where = parse_uri(storage)
-    root = str(where.local_path or where)
-    loaded, plan = resolve_job(spec, overrides, root)
-    folder = None if no_working_dir else checked_folder(working_dir)
-    check_files(loaded, folder)
-    url = needed_address(address)
-    grace_s = stop_grace_s()
-    with tempfile.TemporaryDirectory(prefix="raysmith-") as scratch:
-        packed = pack(Path(scratch), loaded, plan, profile, overrides, folder, ship_code=ship_code)
-        excludes = stays_here(folder, where.local_path) if folder else []
-        environment = submitted_env(
-            folder, excludes, packed, grace_s, _variables(profile, loaded.text)
-        )
-        jobs = RayJobs(url)
-        what = digest(plan, folder, excludes)
-        job_id, is_new = _job_id(jobs.all(), plan.name, what)
-        if is_new:
-            command = entrypoint("jobs.cli", "drive")
-            jobs.submit(job_id, command, environment, metadata(plan.name, what))
-    click.echo(f"{job_id}: {'submitted' if is_new else 'active already, with the same content'}")
-    if follow:
-        raise SystemExit(follow_job(jobs, job_id))
-    if not no_wait:
-        _show_beginning(jobs, job_id)
-    click.echo(_next_commands(job_id, url))
-
-
-def _variables(profile: LoadedProfile | None, spec_text: str) -> Mapping[str, str]:
-    names = profile.spec.env if profile else ()
-    told = {name: os.environ[name] for name in names if name in os.environ}
-    return {**told, SECRETS_VARIABLE: ",".join(sorted(secret_names(spec_text)))}
-
-
-def _job_id(jobs: list[Job], name: str, digest: str) -> tuple[str, bool]:
-    """The id of the active job of this digest, or a new one; and whether it is new."""
-    same = [job for job in jobs if job.digest == digest]
-    for job in same:
-        if not job.is_final:
-            return job.id, False
-    stem = f"{name}-{digest[:8]}-"
-    numbers = [job.id.removeprefix(stem) for job in jobs if job.id.startswith(stem)]
-    last = max((int(number) for number in numbers if number.isdigit()), default=0)
-    return f"{stem}{last + 1}", True
-
-
-def _show_beginning(jobs: RayJobs, job_id: str) -> None:
-    job, folder = jobs.begun(job_id, _BEGIN_S)
-    if folder:
-        click.echo(f"run folder: {folder}")
-    elif job.is_final and job.state != "SUCCEEDED":
-        click.echo(jobs.log(job_id).rstrip() or job.message, err=True)
-        raise ClusterError(f"{job_id}: {job.state.lower()} before it began", _remedy(job))
-    elif not job.is_final:
-        click.echo(f"{job.state.lower()} after {_BEGIN_S:.0f} s: {job.message}")
-
-
-def _remedy(job: Job) -> str:
-    if job.exit_code == ExitCode.USER_ERROR:
-        return "mend what is said above, and submit again"
-    return "see what is said above"
-
-
-def _next_commands(job_id: str, url: str) -> str:
-    where = f"{job_id} --address {url}"
-    return f"next:\n  raysmith logs -f {where}\n  raysmith status {where}\n  raysmith stop {where}"
+    loaded, plan = resolve_job(spec, overrides, str(where.local_path or where))
+    submitted = Submitted(
+        address=needed_address(address),
+        host=socket.gethostname(),
+        working_dir=None if no_working_dir else str(checked_folder(working_dir)),
+        storage=plan.storage,
+        ship_code=ship_code,
+    )
+    profile = current_profile()
+    asked = asked_for(loaded, overrides, profile, submitted=submitted)
+    forced = forced_stages(plan, force_stages, no_cache=no_cache)
+    sent = send(loaded, plan, profile, asked, Choice(forced=forced, new=new))
+    show(sent, follow=follow, wait=not no_wait)
 
 
 @click.command(hidden=True)
@@ -160,6 +115,10 @@ def drive() -> None:
         dashboard=False,
         command=submission.command,
         git_revision=submission.git_revision,
+        forced=submission.choice.forced,
+        new=submission.choice.new,
+        asked=submission.asked,
+        run_id=submission.choice.run_id,
     )
     raise SystemExit(code)
 

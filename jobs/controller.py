@@ -26,7 +26,7 @@ from jobs.notify import Tell, tell_nobody
 from jobs.observed import Driver, RunStatus, is_live, read_status, utc_now
 from jobs.plan.resolve import Plan, StagePlan
 from jobs.record import Record, StageStatus, new_run_id
-from jobs.runs import find_artifact, find_run
+from jobs.runs import find_artifact, find_run, goes_on
 from jobs.stage_run import StageRun
 from jobs.state import RunState, StageState
 from jobs.stopping import GRACEFUL, NOW, StopRequests
@@ -106,7 +106,7 @@ def _earlier(job: Job, layout: Layout) -> RunStatus | None:
             raise _changed(named, job.checked)
         return named
     found = None if job.new else find_run(layout, name, digest)
-    return found if found and _goes_on(found, job.forced) else None
+    return found if found and goes_on(found, job.forced) else None
 
 
 def _changed(status: RunStatus, checked: Checked) -> UserError:
@@ -126,13 +126,6 @@ def _free_id(layout: Layout, name: str, run_id: str) -> str:
         number += 1
         free = f"{run_id}-{number}"
     return free
-
-
-def _goes_on(found: RunStatus, forced: tuple[str, ...]) -> bool:
-    """Whether the run is one that this job would begin: what was forced has been, if not done."""
-    if not forced:
-        return True
-    return found.forced == forced and found.state is not RunState.SUCCEEDED
 
 
 @dataclass

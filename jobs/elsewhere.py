@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from jobs.errors import ClusterError, Interrupted, UserError
-from jobs.options import current_profile, needed_address, resolve_job, stop_grace_s
+from jobs.options import current_profile, grace_s, needed_address, resolve_job
 
 if TYPE_CHECKING:
     from cluster.ray_jobs import Job, RayJobs
@@ -118,7 +118,7 @@ class _Patience:
 
     def __init__(self, job: Job, address: str) -> None:
         self._job, self._address = job, address
-        self._limit_s = stop_grace_s() + _LEAST_WAIT_S
+        self._limit_s = grace_s(current_profile()) + _LEAST_WAIT_S
         self._told_s = 0.0
 
     def __call__(self, waited_s: float) -> None:
@@ -163,12 +163,23 @@ class OnKubernetes:
             )
         return OnKubernetes(profile)
 
-    def submit(self, spec: Path, overrides: tuple[str, ...], storage: str, *, follow: bool) -> None:
+    def submit(
+        self,
+        spec: Path,
+        overrides: tuple[str, ...],
+        storage: str,
+        force_stages: tuple[str, ...],
+        *,
+        no_cache: bool,
+        follow: bool,
+    ) -> None:
         """Makes the objects of a job, or brings those that are there up to date."""
         from cluster.kuberay import documents, rules
+        from jobs.plan.forced import forced_stages
 
         loaded, plan = resolve_job(spec, overrides, storage)
-        found = documents.render(loaded, plan, self._profile)
+        forced = forced_stages(plan, force_stages, no_cache=no_cache)
+        found = documents.render(loaded, plan, self._profile, forced)
         rules.check(found)
         for line in self._kubectl.apply(found):
             click.echo(line)
@@ -190,8 +201,8 @@ class OnKubernetes:
 
     def stop(self, name: str, *, wait: bool) -> None:
         """Stops a job and deletes its objects; its folder stays."""
-        grace_s = stop_grace_s() if wait else 0
-        self._kubectl.stop(_object_name(name), grace_s, click.echo)
+        patience_s = grace_s(current_profile()) if wait else 0
+        self._kubectl.stop(_object_name(name), patience_s, click.echo)
 
 
 def _object_name(name: str) -> str:

@@ -1,12 +1,18 @@
-"""The commands of a run's life: finding runs, and what happened in them."""
+"""The commands of a run's life: which runs there are, going on with one, removing one."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from jobs.options import layout_of, profile_option, ship_code_option, storage_option
+
+if TYPE_CHECKING:
+    from jobs.asked import Again
+    from jobs.submission import Choice
+    from storage.layout import RunLayout
 
 _STATES = ("running", "succeeded", "failed", "stopped", "interrupted")
 
@@ -33,21 +39,6 @@ def list_runs(name: str, storage: str, everything: bool, state: str | None, as_j
 
 
 @click.command()
-@click.argument("run", default="", metavar="[RUN]")
-@storage_option
-@profile_option
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
-@click.option("--json", "as_json", is_flag=True, help="Print the lines as they were recorded.")
-def events(run: str, storage: str, follow: bool, as_json: bool) -> None:
-    """Show what happened in a run. RUN is as in `status`; else the newest run."""
-    from jobs.runs import resolve_run
-    from jobs.view.events import print_events
-
-    layout = resolve_run(layout_of(storage), run)
-    print_events(layout, follow=follow, as_json=as_json, write=click.echo)
-
-
-@click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @storage_option
 @profile_option
@@ -70,7 +61,9 @@ def rm(runs: tuple[str, ...], storage: str, yes: bool) -> None:
 
 _run_name = click.argument("run", default="", metavar="[RUN]")
 _address = click.option(
-    "--address", metavar="ADDRESS", help="A running Ray cluster; else one of our own."
+    "--address",
+    metavar="ADDRESS",
+    help="A running Ray cluster; else the one that the run was submitted to, or one of our own.",
 )
 
 
@@ -83,7 +76,8 @@ def resume(run: str, storage: str, address: str | None, ship_code: bool) -> None
     """Go on with a run, from what its folder holds. RUN is as in `status`; else the newest run.
 
     Its spec, overrides and profile are those that it was begun with; its datasets and models are
-    looked for where they were, and must be what they were.
+    looked for where they were, and must be what they were. A run that came by `submit` is submitted
+    again, from the machine that has the files that went along.
     """
     _run_again(run, storage, address, ship_code, None)
 
@@ -111,54 +105,47 @@ def _run_again(
     from jobs.plan.forced import forced_stages
     from jobs.run import run_job
     from jobs.runs import resolve_run
+    from jobs.submission import Choice
 
     check_expected(os.environ)
     layout = resolve_run(layout_of(storage), run)
     refresh(layout)
-    loaded, plan, asked = again(layout)
+    found = again(layout)
+    forced = forced_stages(found.plan, [stage], no_cache=False) if stage else ()
+    run_id = None if stage else layout.folder.name
+    if found.asked.submitted and (not address or address.startswith(("http://", "https://"))):
+        _submit_again(layout, found, address, ship_code, Choice(forced=forced, run_id=run_id))
+        return
     raise SystemExit(
         run_job(
-            loaded,
-            plan,
+            found.loaded,
+            found.plan,
             address or os.environ.get("RAY_ADDRESS"),
             dashboard=False,
             ship_code=ship_code,
-            forced=forced_stages(plan, [stage], no_cache=False) if stage else (),
+            forced=forced,
             attaches=True,
-            asked=asked,
-            run_id=None if stage else layout.folder.name,
+            asked=found.asked,
+            run_id=run_id,
         )
     )
 
 
-@click.command()
-@_run_name
-@storage_option
-@profile_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def artifacts(run: str, storage: str, as_json: bool) -> None:
-    """Show what the stages of a run left, and what it was made of. RUN is as in `status`."""
-    from jobs.observed import refresh
-    from jobs.runs import resolve_run
-    from jobs.view.artifacts import artifacts_json, artifacts_text
+def _submit_again(
+    layout: RunLayout, found: Again, address: str | None, ship_code: bool, choice: Choice
+) -> None:
+    """Submits a run that was submitted; follows it where it is still at work."""
+    from jobs.attach import attach
+    from jobs.observed import is_live, read_status
+    from jobs.sending import send, show
 
-    layout = resolve_run(layout_of(storage), run)
-    refresh(layout)
-    click.echo(artifacts_json(layout) if as_json else artifacts_text(layout))
-
-
-@click.command()
-@click.argument("first", metavar="RUN")
-@click.argument("second", metavar="RUN")
-@storage_option
-@profile_option
-def diff(first: str, second: str, storage: str) -> None:
-    """Show how two runs differ: their settings, their code and data, their results."""
-    from jobs.observed import refresh
-    from jobs.runs import resolve_run
-    from jobs.view.difference import difference
-
-    found = [resolve_run(layout_of(storage), run) for run in (first, second)]
-    for layout in found:
-        refresh(layout)
-    click.echo(difference(*found))
+    if choice.run_id and is_live(read_status(layout)):
+        raise SystemExit(attach(layout, write=click.echo))
+    sent = found.asked.submitted
+    assert sent is not None
+    to = {
+        "address": (address or sent.address).rstrip("/"),
+        "ship_code": ship_code or sent.ship_code,
+    }
+    asked = found.asked.model_copy(update={"submitted": sent.model_copy(update=to)})
+    show(send(found.loaded, found.plan, found.profile, asked, choice))

@@ -17,7 +17,7 @@ from jobs.errors import UserError
 from jobs.state import FailureClass, RunState, StageState
 from storage.durable import write_atomic
 from storage.index import RunEntry
-from storage.layout import RunLayout
+from storage.layout import RunLayout, run_of
 from storage.mirror import pull, pull_file
 from storage.working_copy import place_of
 
@@ -96,7 +96,18 @@ class StageStatus(_Recorded):
     started_at: str | None = None
     ended_at: str | None = None
     recoveries: int = 0
-    """How often lost workers were replaced."""
+    """How often it was tried again by itself."""
+    retry_reason: FailureClass | None = None
+    """Why the attempt before the newest one failed, where it was tried again by itself."""
+    retry_message: str | None = None
+
+    @property
+    def origin(self) -> str | None:
+        """The run that an artifact from the cache comes from: `name/run_id`."""
+        if self.state is not StageState.CACHED or not self.artifact:
+            return None
+        run = run_of(Path(self.artifact)).folder
+        return f"{run.parent.name}/{run.name}"
 
 
 class Driver(_Recorded):

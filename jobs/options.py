@@ -110,12 +110,16 @@ force_stage_option = click.option(
 )
 
 
-def stop_grace_s() -> float:
-    """Seconds that a job has to stop: as the current profile says, else a profile's default."""
+new_option = click.option(
+    "--new", is_flag=True, help="Begin a run of its own, not go on with the same one."
+)
+
+
+def grace_s(profile: LoadedProfile | None) -> float:
+    """Seconds that a job has to stop: as the profile says, else a profile's default."""
     from jobs.spec.fields import duration_s
     from jobs.spec.site_profile import ProfileSpec
 
-    profile = current_profile()
     return duration_s((profile.spec if profile else ProfileSpec(version=1)).stop_grace)
 
 

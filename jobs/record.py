@@ -310,8 +310,12 @@ def _implied(old: StageStatus, state: StageState, moment: str) -> dict[str, str 
     if state is StageState.PENDING:
         return dict.fromkeys(("started_at", "ended_at", "reason", "message"))
     if state is StageState.RUNNING:
-        started_at = old.started_at if old.state is StageState.RETRYING else moment
-        return {"started_at": started_at, "ended_at": None, "reason": None, "message": None}
+        begun = {"started_at": moment, "ended_at": None, "reason": None, "message": None}
+        if old.state is not StageState.RETRYING:
+            return begun | dict.fromkeys(("retry_reason", "retry_message"))
+        # Why it is tried again stays known while it runs.
+        again = {"retry_reason": old.reason, "retry_message": old.message}
+        return begun | again | {"started_at": old.started_at}
     return {"ended_at": moment} if state.is_final else {}
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from jobs.errors import UserError
 from jobs.observed import RunStatus, entry_of, is_recorded, read_status
-from jobs.state import StageState
-from storage.committed import read_committed
+from jobs.state import RunState, StageState
+from storage.committed import newest_committed, read_committed
 from storage.index import ArtifactEntry, Index, RunEntry
-from storage.layout import Layout, RunLayout
+from storage.layout import Layout, RunLayout, StageLayout, run_of
 from storage.uri import parse_uri
 from storage.working_copy import here, root_of
 
@@ -41,24 +42,60 @@ def find_artifact(layout: Layout, key: str) -> Path | None:
     return None
 
 
+@dataclass(frozen=True)
+class Next:
+    """What running a stage would come to."""
+
+    action: Literal["run", "resume", "cached"]
+    run: str | None = None
+    """The run that the artifact is taken from, or that is gone on with: `name/run_id`."""
+    step: int | None = None
+    """The step of the newest committed checkpoint to resume from, where there is one."""
+
+    def __str__(self) -> str:
+        if self.action == "resume":
+            return f"resume {f'from step {self.step} ' * (self.step is not None)}of {self.run}"
+        return f"{self.action} from {self.run}" if self.run else self.action
+
+
 def actions(
     layout: Layout, name: str, digest: str, keys: Mapping[str, str], forced: Sequence[str] = ()
-) -> dict[str, str]:
-    """What running each stage of these keys would come to: `run`, `resume` or `cached`.
+) -> dict[str, Next]:
+    """What running each stage of these keys would come to.
 
-    Those in `forced` take nothing from earlier runs.
+    Those in `forced` take nothing from earlier runs, but go on in a run in which they were forced.
     """
     run = find_run(layout, name, digest)
-    begun = {stage.key for stage in run.stages if stage.attempt} if run else set()
+    if run and not goes_on(run, forced):
+        run = None
+    begun = {stage.name: stage.key for stage in run.stages if stage.attempt} if run else {}
 
-    def action(stage: str, key: str) -> str:
-        if stage in forced:
-            return "run"
-        if find_artifact(layout, key):
-            return "cached"
-        return "resume" if key in begun else "run"
+    def action(stage: str, key: str) -> Next:
+        if stage not in forced and (found := find_artifact(layout, key)):
+            return Next("cached", _name_of(run_of(found)))
+        if run and begun.get(stage) == key:
+            there = layout.run(run.name, run.run_id)
+            return Next("resume", _name_of(there), _newest_step(there.stage(stage)))
+        return Next("run")
 
     return {stage: action(stage, key) for stage, key in keys.items()}
+
+
+def goes_on(found: RunStatus, forced: Sequence[str]) -> bool:
+    """Whether a job goes on with a run that would do the same: what was forced is, if not done."""
+    if not forced:
+        return True
+    return found.forced == tuple(forced) and found.state is not RunState.SUCCEEDED
+
+
+def _newest_step(stage: StageLayout) -> int | None:
+    newest = newest_committed(stage.checkpoints())
+    step = newest.manifest.meta.get("step") if newest else None
+    return step if isinstance(step, int) else None
+
+
+def _name_of(run: RunLayout) -> str:
+    return f"{run.folder.parent.name}/{run.folder.name}"
 
 
 def resolve_run(layout: Layout, text: str = "") -> RunLayout:
@@ -69,19 +106,52 @@ def resolve_run(layout: Layout, text: str = "") -> RunLayout:
     Raises:
         UserError: there is no such run; the message lists the newest ones.
     """
+    if run := _named(layout, text):
+        return run
+    raise _no_run(layout, f"no run {text!r}" if text else "no run")
+
+
+def run_and_stage(
+    layout: Layout, text: str, stage: str | None = None
+) -> tuple[RunLayout, str | None]:
+    """The run that `text` means, as in `resolve_run`, and the stage to look at.
+
+    Where there is no such run and no stage is given, `text` is taken for a stage, of the newest
+    run that has one called so.
+
+    Raises:
+        UserError: there is no such run, nor such a stage.
+    """
+    if run := _named(layout, text):
+        return run, stage
+    if stage is not None or not text:
+        return resolve_run(layout, text), stage
+    for entry in entries(layout):
+        status = status_at(layout, entry)
+        if status and text in (each.name for each in status.stages):
+            return layout.run(entry.name, entry.run_id), text
+    newest = next(filter(None, (status_at(layout, entry) for entry in entries(layout))), None)
+    stages = ", ".join(each.name for each in newest.stages) if newest else ""
+    what = f"no run, and no run with a stage, called {text!r}"
+    raise _no_run(layout, what, f"; the stages of the newest are: {stages}")
+
+
+def _named(layout: Layout, text: str) -> RunLayout | None:
     if text and is_recorded(named := run_at(text)):
         return named
-    runs = entries(layout)
-    for entry in runs:
+    for entry in entries(layout):
         if text in ("", entry.name, entry.run_id, f"{entry.name}/{entry.run_id}"):
             run = layout.run(entry.name, entry.run_id)
             if is_recorded(run):
                 return run
-    what = f"no run {text!r}" if text else "no run"
-    names = [f"{entry.name}/{entry.run_id}" for entry in runs[:_LISTED_RUNS]]
-    raise UserError(
+    return None
+
+
+def _no_run(layout: Layout, what: str, more: str = "") -> UserError:
+    names = [f"{entry.name}/{entry.run_id}" for entry in entries(layout)[:_LISTED_RUNS]]
+    return UserError(
         f"there is {what} in {layout.root}",
-        remedy=f"choose one of: {', '.join(names)}"
+        remedy=f"choose one of: {', '.join(names)}{more}"
         if names
         else "start one with `raysmith run SPEC`, or say where runs lie with --storage",
     )

@@ -18,10 +18,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from cluster.fingerprint import fingerprint, installed_fingerprint
+from jobs.asked import Asked, profile_of
 from jobs.errors import ClusterUnfit, RaysmithError, SpecError, UserError
 from jobs.load.loaded import LoadedSpec
 from jobs.load.loader import load
-from jobs.load.site_profile import LoadedProfile, load_profile
 from jobs.load.tree import leaves
 from jobs.plan.policy import resolve_within
 from jobs.plan.resolve import Plan
@@ -29,60 +29,52 @@ from jobs.plan.resolve import Plan
 FOLDER = "raysmith_submission"
 """What the folder is called, there and here."""
 
-_CONTENT, _SPEC, _PROFILE = "submission.json", "spec.yaml", "profile.yaml"
+_CONTENT, _SPEC = "submission.json", "spec.yaml"
+
+
+class Choice(BaseModel):
+    """Which run a job shall be, and what it takes from others; as in `jobs.controller.Job`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    forced: tuple[str, ...] = ()
+    new: bool = False
+    run_id: str | None = None
 
 
 class Submission(BaseModel):
-    """A job as it was submitted, but for the text of its spec and profile."""
+    """A job as it was submitted, but for the text of its spec."""
 
     model_config = ConfigDict(frozen=True)
 
     spec: str
     """The spec's path in the working directory; its name alone where it is not in there."""
-    overrides: tuple[str, ...]
-    environment: dict[str, str]
-    """What the spec and the profile read from the submitter's environment."""
-    storage: str
-    profile: str | None
-    """The profile's path, as the submitter named it."""
+    asked: Asked
+    """How the submitter asked for it."""
     fingerprint: str
     """Of the submitter's code."""
-    ship_code: bool
-    """Whether to run the submitter's code also where the cluster has another version."""
     command: str
     """What was typed to submit it."""
     git_revision: str | None
+    choice: Choice
 
 
-def pack(
-    folder: Path,
-    loaded: LoadedSpec,
-    plan: Plan,
-    profile: LoadedProfile | None,
-    overrides: tuple[str, ...],
-    working_dir: Path | None,
-    *,
-    ship_code: bool,
-) -> Path:
+def pack(folder: Path, loaded: LoadedSpec, asked: Asked, choice: Choice) -> Path:
     """Writes what travels into a new folder in `folder`, and returns that."""
-    place = loaded.path.resolve()
+    place, sent = loaded.path.resolve(), asked.submitted
+    working_dir = Path(sent.working_dir) if sent and sent.working_dir else None
     inside = working_dir and place.is_relative_to(working_dir)
     submission = Submission(
         spec=str(place.relative_to(working_dir)) if working_dir and inside else place.name,
-        overrides=overrides,
-        environment={**loaded.environment, **(profile.environment if profile else {})},
-        storage=plan.storage,
-        profile=str(profile.path) if profile else None,
+        asked=asked,
         fingerprint=fingerprint(),
-        ship_code=ship_code,
         command=shlex.join(["raysmith", *sys.argv[1:]]),
         git_revision=git_revision(loaded.path.parent),
+        choice=choice,
     )
     packed = folder / FOLDER
     packed.mkdir()
     (packed / _SPEC).write_text(loaded.text, encoding="utf-8")
-    if profile:
-        (packed / _PROFILE).write_text(profile.text, encoding="utf-8")
     (packed / _CONTENT).write_text(submission.model_dump_json(indent=2), encoding="utf-8")
     return packed
 
@@ -100,25 +92,24 @@ def received() -> tuple[Submission, LoadedSpec, Plan]:
         raise RaysmithError("no job was sent to this process", "submit it: `raysmith submit SPEC`")
     folder = Path(next(iter(found.submodule_search_locations)))
     submission = Submission.model_validate_json((folder / _CONTENT).read_bytes())
-    _check_code(submission)
-    environ = {**os.environ, **submission.environment}
-    named = Path(submission.spec)
-    loaded = load(folder / _SPEC, submission.overrides, environ, named=named)
-    profile = None
-    if submission.profile:
-        profile = load_profile(str(folder / _PROFILE), environ, named=Path(submission.profile))
-    return submission, loaded, resolve_within(loaded, submission.storage, profile)
+    asked = submission.asked
+    assert asked.submitted is not None
+    _check_code(submission.fingerprint, ship_code=asked.submitted.ship_code)
+    environ = {**os.environ, **asked.environment}
+    loaded = load(folder / _SPEC, asked.overrides, environ, named=Path(submission.spec))
+    plan = resolve_within(loaded, asked.submitted.storage, profile_of(asked, environ))
+    return submission, loaded, plan
 
 
-def _check_code(submission: Submission) -> None:
-    wanted, own = submission.fingerprint, fingerprint()
+def _check_code(wanted: str, *, ship_code: bool) -> None:
+    own = fingerprint()
     installed = installed_fingerprint()
     if own != wanted:
         raise ClusterUnfit(
             f"the code that runs here is {own[:12]}, and the submitter's is {wanted[:12]}",
             "submit with the raysmith that the cluster has",
         )
-    if installed and installed != wanted and not submission.ship_code:
+    if installed and installed != wanted and not ship_code:
         raise ClusterUnfit(
             f"the cluster's raysmith is {installed[:12]}, and the submitter's is {wanted[:12]}",
             "install one version on both, or submit with --ship-code to run the submitter's code",
@@ -192,15 +183,15 @@ def git_revision(folder: Path) -> str | None:
     return done.stdout.strip() or None
 
 
-def digest(plan: Plan, working_dir: Path | None, excludes: Sequence[str]) -> str:
-    """Stands for what a job does: its plan, our code, and the files that travel."""
-    from ray._private.runtime_env.packaging import get_uri_for_directory
-
-    honour = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE") != "1"
+def digest(plan: Plan, working_dir: Path | None, excludes: Sequence[str], choice: Choice) -> str:
+    """Stands for what a job does: its plan, our code, the files that travel, and its choice."""
     files = ""
     if working_dir:
+        from ray._private.runtime_env.packaging import get_uri_for_directory
+
+        honour = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE") != "1"
         files = get_uri_for_directory(str(working_dir), honour, excludes=list(excludes))
-    text = "\0".join((plan.to_json(), fingerprint(), files))
+    text = "\0".join((plan.to_json(), fingerprint(), files, choice.model_dump_json()))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

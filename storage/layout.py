@@ -303,6 +303,11 @@ class RunLayout:
         return contained(self.folder, "artifacts", check_name(stage, "stage name"))
 
 
+def run_of(artifact: Path) -> RunLayout:
+    """The run whose stage left an artifact in this folder."""
+    return RunLayout(artifact.parent.parent)
+
+
 @dataclass(frozen=True)
 class Layout:
     """A storage root on a local or mounted disk."""

@@ -44,6 +44,8 @@ class Checked:
     digests: Mapping[str, Mapping[str, str]]
     memory: Mapping[str, Estimate] = field(default_factory=dict)
     """What each training stage will hold, where its model's shape is known."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the libraries that results follow from."""
 
     @property
     def digest(self) -> str:
@@ -76,7 +78,7 @@ def check(loaded: LoadedSpec, plan: Plan) -> Checked:
         keys[stage.name] = stage_key(stage, plan.seed, inputs, versions)
     if problems:
         raise SpecError(problems)
-    return Checked(keys, tuple(notes), digests, dict(_estimates(plan, shapes)))
+    return Checked(keys, tuple(notes), digests, dict(_estimates(plan, shapes)), versions)
 
 
 def _estimates(

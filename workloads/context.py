@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.plan.resolve import StagePlan
 from storage.layout import AttemptLayout, StageLayout
-from storage.manifest import Owner
+from storage.manifest import JSON, Owner
 
 if TYPE_CHECKING:
     from workloads.train.crew import Crew
@@ -97,6 +97,12 @@ class StageContext:
     """Tells the person who watches."""
     shared: Shared | None = None
     """Set where the stage is a trial of a sweep."""
+    made_of: Mapping[str, JSON] = field(default_factory=dict)
+    """What the artifact's manifest says of its inputs, the code and the libraries."""
+
+    def meta(self, **said: JSON) -> dict[str, JSON]:
+        """What to commit the artifact with: what the stage says of it, and what it is made of."""
+        return {**said, "made_of": dict(self.made_of)}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -41,13 +41,16 @@ _DEADLINE_SPARE_S = 600
 """What a run gets beyond its deadline, to start its pods and to end by itself."""
 
 
-def render(loaded: LoadedSpec, plan: Plan, profile: LoadedProfile) -> tuple[Document, ...]:
+def render(
+    loaded: LoadedSpec, plan: Plan, profile: LoadedProfile, forced: Sequence[str] = ()
+) -> tuple[Document, ...]:
     """The documents of a job, those that others need first.
 
     Args:
         loaded: the spec, with overrides and environment applied.
         plan: what it comes to under the profile.
         profile: with a section `kubernetes`.
+        forced: the stages that take nothing from earlier runs.
 
     Raises:
         UserError: if the profile can't hold the job, or Kubernetes could not run it.
@@ -60,7 +63,7 @@ def render(loaded: LoadedSpec, plan: Plan, profile: LoadedProfile) -> tuple[Docu
     if batch.stages:
         own = _without_secrets_of_services(kubernetes, plan, batch)
         site = Site(profile.spec, own, dns_name(plan.name, LONGEST_RUN))
-        documents += _run(site, loaded, batch, storage)
+        documents += _run(site, loaded, batch, storage, forced)
     for stage in plan.stages:
         if isinstance(stage.spec, ServeSpec):
             name = plan.name if not batch.stages and _is_only(plan) else f"{plan.name}-{stage.name}"
@@ -164,7 +167,9 @@ def _document(api: str, kind: str, metadata: Document, spec: Mapping[str, object
     return {"apiVersion": api, "kind": kind, "metadata": metadata, "spec": dict(spec)}
 
 
-def _run(site: Site, loaded: LoadedSpec, plan: Plan, storage: str) -> list[Document]:
+def _run(
+    site: Site, loaded: LoadedSpec, plan: Plan, storage: str, forced: Sequence[str]
+) -> list[Document]:
     kubernetes, profile = site.kubernetes, site.profile
     files = {"spec.yaml": to_yaml(loaded.tree), "profile.yaml": to_yaml(_inner_profile(site))}
     if sum(len(text.encode()) for text in files.values()) > _MOST_CONFIG_BYTES:
@@ -184,6 +189,7 @@ def _run(site: Site, loaded: LoadedSpec, plan: Plan, storage: str) -> list[Docum
     command = [
         "raysmith", "run", f"{CONFIG_PATH}/spec.yaml", "--profile", f"{CONFIG_PATH}/profile.yaml",
         "--storage", storage, "--no-serve",
+        *(f"--force-stage={stage.name}" for stage in plan.stages if stage.name in forced),
     ]  # fmt: skip
     spec: Document = {
         "entrypoint": shlex.join(command),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from jobs.plan.derive import accumulation_steps
@@ -31,12 +33,13 @@ _OF_BATCH = {
 }  # fmt: skip
 
 
-def plan_text(plan: Plan, actions: Mapping[str, str]) -> str:
+def plan_text(plan: Plan, actions: Mapping[str, object]) -> str:
     """The plan as lines: the job, one row to a stage in the order of running, and what rows lack.
 
-    `actions` says by stage what running it would come to: `run`, `resume` or `cached`.
+    `actions` says by stage what running it would come to, such as `run` or `cached from bot/run-1`.
     """
-    rows = [(*_HEADER, "next"), *((*_row(stage), actions[stage.name]) for stage in plan.stages)]
+    nexts = [(*_row(stage), str(actions[stage.name])) for stage in plan.stages]
+    rows = [(*_HEADER, "next"), *nexts]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -45,6 +48,14 @@ def plan_text(plan: Plan, actions: Mapping[str, str]) -> str:
     head = f"{plan.name}: {_chain(plan)}\nseed {plan.seed}, storage {plan.storage}\n"
     more = [line for stage in plan.stages for line in _details(stage)]
     return "\n".join((head, *lines, *more))
+
+
+def plan_json(plan: Plan, actions: Mapping[str, Any]) -> str:
+    """The plan as JSON, as `Plan.to_json`, and of each stage in `next` its action's fields."""
+    content = json.loads(plan.to_json())
+    for stage in content["stages"]:
+        stage["next"] = asdict(actions[stage["name"]])
+    return json.dumps(content, indent=2, ensure_ascii=False)
 
 
 def summary(plan: Plan) -> str:

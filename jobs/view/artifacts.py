@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.observed import read_status
-from jobs.plan.resolve import Plan
 from jobs.state import StageState
+from jobs.view.edges import Edges, read_edges
 from jobs.view.status import shown, table
 from storage.committed import inspect
 from storage.layout import RunLayout
@@ -32,6 +32,11 @@ class Artifact:
     """Of all that it follows from: the stage's settings, its inputs' digests, versions."""
     inputs: dict[str, str]
     """The stages whose artifacts it was made of, by the field that took each."""
+    run: str
+    """The run that made it: `name/run_id`; an earlier one where it was taken from there."""
+    made_of: dict[str, Any]
+    """As it was committed: `inputs`, each with its `name` and `digest`, and the `run`, `stage` and
+    `key` that an artifact is of, or the `source` of anything else; `code` and `versions`."""
     cached: bool
     """Whether an earlier run made it."""
     path: str
@@ -46,8 +51,7 @@ def artifacts(layout: RunLayout) -> list[Artifact]:
         UserError: the folder holds no readable record.
     """
     status = read_status(layout)
-    plan = Plan.from_json(layout.plan.read_text(encoding="utf-8"))
-    inputs = {stage.name: dict(stage.inputs) for stage in plan.stages}
+    edges = read_edges(layout)
     found = []
     for stage in status.stages:
         if not (stage.artifact and stage.state.has_artifact):
@@ -56,7 +60,7 @@ def artifacts(layout: RunLayout) -> list[Artifact]:
         verdict = inspect(folder)
         manifest = verdict.manifest
         meta = manifest.meta if manifest else {}
-        step = meta.get("step")
+        step, made_of = meta.get("step"), meta.get("made_of")
         found.append(
             Artifact(
                 stage=stage.name,
@@ -65,7 +69,9 @@ def artifacts(layout: RunLayout) -> list[Artifact]:
                 step=step if isinstance(step, int) else None,
                 digest=manifest.digest if manifest else "",
                 key=manifest.owner.key if manifest else "",
-                inputs=inputs.get(stage.name, {}),
+                inputs=dict(edges.get(stage.name, Edges()).inputs),
+                run=stage.origin or f"{status.name}/{status.run_id}",
+                made_of=made_of if isinstance(made_of, dict) else {},
                 cached=stage.state is StageState.CACHED,
                 path=shown(folder),
                 problem=verdict.reason,
@@ -82,9 +88,10 @@ def artifacts_text(layout: RunLayout) -> str:
     lock = read_lock(layout)
     lines = table([_HEADINGS, *(_row(each) for each in found)])
     problems = [f"{each.stage}: {each.problem}" for each in found if each.problem]
+    origins = [line for each in found for line in ("", *_origin(each))]
     git = lock.get("git_revision") or "no git revision"
     code = f"code: raysmith {str(lock.get('fingerprint', ''))[:_DIGEST_LENGTH]}, spec at {git}"
-    return "\n".join([*lines, *problems, "", code])
+    return "\n".join([*lines, *problems, *origins, "", code])
 
 
 def artifacts_json(layout: RunLayout) -> str:
@@ -111,6 +118,24 @@ def _row(artifact: Artifact) -> tuple[str, ...]:
         ", ".join(artifact.inputs.values()),
         artifact.path,
     )
+
+
+def _origin(artifact: Artifact) -> list[str]:
+    """What an artifact is made of, a line to each input."""
+    key = f", key {artifact.key[:_DIGEST_LENGTH]}" * bool(artifact.key)
+    lines = [f"{artifact.stage}: made in {artifact.run}{key}"]
+    made_of = artifact.made_of
+    if rows := [_input(each) for each in made_of.get("inputs", ())]:
+        lines += [f"  {line}" for line in table(rows)]
+    versions = ", ".join(f"{name} {text}" for name, text in made_of.get("versions", {}).items())
+    if code := str(made_of.get("code", "")):
+        lines.append(f"  code {code[:_DIGEST_LENGTH]}; {versions}")
+    return lines
+
+
+def _input(entry: dict[str, Any]) -> tuple[str, ...]:
+    source = entry.get("source") or " ".join(filter(None, (entry.get("run"), entry.get("stage"))))
+    return str(entry.get("name")), source, str(entry.get("digest", ""))[:_DIGEST_LENGTH]
 
 
 def _size(count: float) -> str:

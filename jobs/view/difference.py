@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from jobs.observed import read_status
+from jobs.observed import StageStatus, is_recorded, read_status, refresh
 from jobs.view.artifacts import read_lock
 from jobs.view.status import table
-from storage.layout import RunLayout
+from storage.committed import read_committed
+from storage.layout import AttemptLayout, RunLayout, run_of
+from storage.working_copy import here
 
 _SETTLED = ("storage", "base_folders")
 """What of a plan says where a run is, and not what it does."""
@@ -70,16 +73,31 @@ def _made_of(layout: RunLayout) -> dict[str, Any]:
 
 
 def _results(layout: RunLayout) -> dict[str, Any]:
-    """The last values of what each stage's newest attempt recorded."""
+    """The last values of what each stage's newest attempt recorded, or of a stage from the cache
+    the attempt that made its artifact, in the run that it was taken from."""
     found: dict[str, Any] = {}
     for stage in read_status(layout).stages:
         found[f"{stage.name}.state"] = stage.state.value
-        if stage.attempt:
-            log = layout.stage(stage.name).attempt(stage.attempt).logging_jsonl
+        if attempt := _attempt(layout, stage):
+            log = attempt.logging_jsonl
             for record in _records(log.read_text(encoding="utf-8") if log.exists() else ""):
                 values = {k: v for k, v in record.items() if k not in _ASIDE}
                 found |= {f"{stage.name}.{key}": value for key, value in values.items()}
     return found
+
+
+def _attempt(layout: RunLayout, stage: StageStatus) -> AttemptLayout | None:
+    """The attempt that a stage's results are of."""
+    if not stage.origin or not stage.artifact:
+        return layout.stage(stage.name).attempt(stage.attempt) if stage.attempt else None
+    folder = here(Path(stage.artifact))
+    manifest = read_committed(folder)
+    if manifest is None:
+        return None
+    run, owner = run_of(folder), manifest.owner
+    if is_recorded(run):
+        refresh(run)
+    return run.stage(owner.stage).attempt(owner.attempt)
 
 
 def _records(text: str) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.observed import RunStatus, StageStatus, is_live, read_status, refresh
+from jobs.observed import RunStatus, is_live, read_status, refresh
 from storage.layout import AttemptLayout, RunLayout
 from storage.working_copy import place_of
 
@@ -28,26 +28,33 @@ def print_logs(
     stage: str | None = None,
     *,
     attempt: int | None = None,
+    rank: int | None = None,
     follow: bool = False,
     write: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Prints the logs of one stage or of all, of the given attempt or the newest one.
 
+    With `rank`, that of the worker of this rank alone.
+
     `write` gets whole lines without their ends, with a prefix such as `sft[rank0] `. With
     `follow` it goes on, through new attempts, until the run has ended or its driver is gone.
 
     Raises:
-        UserError: there is no such run, stage or attempt.
+        UserError: there is no such run, stage, attempt or rank. A rank that may still begin is
+            waited for with `follow`.
     """
     refresh(layout)
     status = read_status(layout)
     _check(status, stage, attempt)
+    role = None if rank is None else f"rank{rank}"
     tails: dict[Path, Tail] = {}
     while True:
         # Asked before reading: what is written until the end is then read in the last round.
         goes_on = follow and is_live(status)
-        _open_new(tails, layout, status, stage, attempt)
+        for source, path in _logs(layout, status, stage, attempt):
+            if role in (None, source.role):
+                tails.setdefault(path, Tail(f"{source} ", path))
         for tail in tails.values():
             for line in tail.lines(last=not goes_on):
                 write(line)
@@ -57,6 +64,8 @@ def print_logs(
         refresh(layout)
         status = read_status(layout)
     if not tails:
+        if rank is not None:
+            raise _no_rank(layout, status, stage, attempt, rank)
         write("no logs yet" + _cached_note(status, stage))
 
 
@@ -94,18 +103,28 @@ class Tail:
         return self.prefix + text
 
 
-def _open_new(
-    tails: dict[Path, Tail],
-    layout: RunLayout,
-    status: RunStatus,
-    stage: str | None,
-    attempt: int | None,
-) -> None:
+@dataclass(frozen=True)
+class _Source:
+    """Whose log a file is."""
+
+    stage: str
+    attempt: int
+    role: str
+    """Such as `driver` or `rank0`."""
+
+    def __str__(self) -> str:
+        return f"{self.stage}[{self.role}]"
+
+
+def _logs(
+    layout: RunLayout, status: RunStatus, stage: str | None, attempt: int | None
+) -> Iterator[tuple[_Source, Path]]:
+    """The log files that there are of a stage or of all, in the order to print them."""
     for each in status.stages:
         number = attempt or each.attempt
         if stage in (None, each.name) and number >= 1:
             for role, path in _files(layout.stage(each.name).attempt(number)):
-                tails.setdefault(path, Tail(f"{each.name}[{role}] ", path))
+                yield _Source(each.name, number, role), path
 
 
 def _files(attempt: AttemptLayout) -> Iterator[tuple[str, Path]]:
@@ -130,14 +149,34 @@ def _check(status: RunStatus, stage: str | None, attempt: int | None) -> None:
         where = f"stage {stage}" if stage else run
         raise UserError(
             f"{where} has no attempt {attempt}",
-            remedy=f"give a number from 1 to {newest}" if newest else "wait for it to start",
+            remedy=f"its attempts are: {', '.join(map(str, range(1, newest + 1)))}"
+            if newest
+            else "it has not started yet; see `raysmith status`",
         )
 
 
+def _no_rank(
+    layout: RunLayout, status: RunStatus, stage: str | None, attempt: int | None, rank: int
+) -> UserError:
+    where = f"stage {stage}" if stage else f"run {status.name}/{status.run_id}"
+    of_attempt = f" in attempt {attempt}" if attempt else ""
+    sources = [source for source, _ in _logs(layout, status, stage, attempt)]
+    ranks = [str(source) for source in sources if source.role.startswith("rank")]
+    return UserError(
+        f"{where} has no log of rank {rank}{of_attempt}{_cached_note(status, stage)}",
+        remedy=f"its ranks are: {', '.join(ranks)}"
+        if ranks
+        else "it has none of any rank: only stages that train have workers; leave --rank out",
+    )
+
+
 def _cached_note(status: RunStatus, stage: str | None) -> str:
-    cached: list[StageStatus] = [
+    cached = [
         each
         for each in status.stages
-        if stage in (None, each.name) and each.artifact and each.attempt == 0
+        if stage in (None, each.name) and each.origin and each.attempt == 0
     ]
-    return "".join(f"; {each.name} was taken from {each.artifact}" for each in cached)
+    return "".join(
+        f"; {each.name} was taken from {each.origin}, see `raysmith logs {each.origin}`"
+        for each in cached
+    )

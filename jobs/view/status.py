@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from jobs.observed import (
     utc_now,
 )
 from jobs.state import RunState, StageState
+from jobs.view.edges import Edges, missing, read_edges
 from storage.layout import RunLayout
 from storage.working_copy import here, place_of
 
@@ -37,7 +38,7 @@ STYLES = {
 }
 """The terminal style of each state."""
 
-_HEADINGS = ("stage", "kind", "state", "attempt", "elapsed", "progress")
+_HEADINGS = ("stage", "kind", "needs", "state", "attempt", "elapsed", "progress")
 
 
 def render_status(layout: RunLayout, *, markup: bool = False, now: Clock = utc_now) -> str:
@@ -52,7 +53,8 @@ def render_status(layout: RunLayout, *, markup: bool = False, now: Clock = utc_n
     lines = [head, f"folder: {shown(layout.folder)}", f"started: {clock_time(status.created_at)}"]
     if status.message:
         lines.append(f"message: {status.message}")
-    rows = [_HEADINGS, *(_row(layout, status, stage, live, now) for stage in status.stages)]
+    edges = read_edges(layout)
+    rows = [_HEADINGS, *(_row(layout, status, stage, edges, live, now) for stage in status.stages)]
     lined = table(rows)
     details = [line for stage in status.stages for line in _details(stage)]
     if markup:
@@ -63,17 +65,26 @@ def render_status(layout: RunLayout, *, markup: bool = False, now: Clock = utc_n
 
 
 def as_json(layout: RunLayout, *, now: Clock = utc_now) -> str:
-    """The run's status as JSON, with whether its driver lives, its folder, and the progress.
+    """The run's status as JSON, with whether its driver lives, its folder, and of each stage what
+    it needs and takes, the run that a cached artifact is of, and the progress.
 
     Raises:
         UserError: the folder holds no readable record.
     """
     status = read_status(layout)
     document = status.model_dump(mode="json")
-    document |= {"live": is_live(status, now), "folder": str(layout.folder)}
+    live, edges = is_live(status, now), read_edges(layout)
+    document |= {"live": live, "folder": str(layout.folder)}
     for stage, entry in zip(status.stages, document["stages"], strict=True):
+        found = edges.get(stage.name, Edges())
+        entry |= {"needs": list(found.needs), "inputs": dict(found.inputs)}
+        entry["waits_for"] = [each.name for each in missing(stage, edges, status.stages)]
+        entry["origin"] = stage.origin
         progress = stage_progress(layout, stage)
-        entry["progress"] = _finite(progress) if progress else None
+        entry["progress"] = values = _finite(progress) if progress else None
+        share = progress.share if progress else None
+        entry["percent"] = None if share is None else round(100 * share, 1)
+        entry["eta_s"] = values["remaining_s"] if values and live and _at_work(stage) else None
     return json.dumps(document, indent=2, ensure_ascii=False)
 
 
@@ -145,21 +156,40 @@ def _run_state(status: RunStatus, live: bool) -> str:
     return f"running (process {status.driver.pid} on {status.driver.host})" if status.driver else ""
 
 
+def _at_work(stage: StageStatus) -> bool:
+    return stage.state in (StageState.RUNNING, StageState.RETRYING)
+
+
 def _row(
-    layout: RunLayout, status: RunStatus, stage: StageStatus, live: bool, now: Clock
+    layout: RunLayout,
+    status: RunStatus,
+    stage: StageStatus,
+    edges: Mapping[str, Edges],
+    live: bool,
+    now: Clock,
 ) -> tuple[str, ...]:
-    at_work = not stage.state.is_final and stage.state is not StageState.PENDING
+    at_work = _at_work(stage)
     lost = at_work and not live
     seconds = elapsed_s(stage, datetime.fromisoformat(status.updated_at) if lost else now())
     progress = stage_progress(layout, stage)
     return (
         stage.name,
         stage.kind,
+        ", ".join(edges.get(stage.name, Edges()).needs),
         INTERRUPTED if lost else stage.state.value,
         str(stage.attempt or "") + (f" (+{stage.recoveries} recovered)" * bool(stage.recoveries)),
         "" if seconds is None else duration(seconds),
-        _progress_cell(progress, at_work and live) if progress else "",
+        _progress_cell(progress, at_work and live)
+        if progress
+        else _why_not(stage, missing(stage, edges, status.stages)),
     )
+
+
+def _why_not(stage: StageStatus, others: Sequence[StageStatus]) -> str:
+    """What keeps a stage from running, or kept it."""
+    if others and stage.state is StageState.PENDING:
+        return f"waits for {', '.join(each.name for each in others)}"
+    return ", ".join(f"{each.name} {each.state}" for each in others)
 
 
 def _progress_cell(progress: Progress, at_work: bool) -> str:
@@ -173,8 +203,13 @@ def _details(stage: StageStatus) -> list[str]:
     lines = []
     if stage.reason or stage.message:
         lines.append(f"{stage.name}: " + ": ".join(filter(None, (stage.reason, stage.message))))
+    if stage.retry_reason and stage.state is not StageState.RETRYING:
+        first_line = (stage.retry_message or "").partition("\n")[0]
+        why = ": ".join(filter(None, (stage.retry_reason, first_line)))
+        lines.append(f"{stage.name}: tried again after {why}")
     if stage.artifact and stage.state.has_artifact:
-        lines.append(f"{stage.name}: artifact in {shown(stage.artifact)}")
+        taken = f"taken from {stage.origin}, " * bool(stage.origin)
+        lines.append(f"{stage.name}: {taken}artifact in {shown(stage.artifact)}")
     return lines
 
 

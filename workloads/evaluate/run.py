@@ -46,7 +46,7 @@ def run(context: StageContext) -> StageResult:
     timings["metrics"] = time.monotonic() - clock
     verdicts = judge(spec.gate, values_of(reports))
     write_report(context.artifact, reports, verdicts)
-    commit(context.artifact, context.owner, {"type": "report"})
+    commit(context.artifact, context.owner, context.meta(type="report"))
     context.event("evaluated", **{report.name: dict(report.values) for report in reports})
     context.note(f"measured:\n{plain(reports)}")
     context.event("gate", met=all(each.holds for each in verdicts), metrics=list(spec.gate))

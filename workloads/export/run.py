@@ -71,7 +71,7 @@ def _make(context: StageContext, spec: ExportSpec) -> None:
     lineage = read_lineage(context.layout.run, context.stage.name)
     card = model_card(spec, lineage, _report(context))
     (context.artifact / CARD).write_text(card, encoding="utf-8")
-    commit(context.artifact, context.owner, {"type": "export"})
+    commit(context.artifact, context.owner, context.meta(type="export"))
 
 
 def _task(context: StageContext, spec: ExportSpec) -> ExportTask:

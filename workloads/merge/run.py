@@ -31,7 +31,7 @@ def run(context: StageContext) -> StageResult:
         adapter = Path(resolve_model(spec.model, context.base_folders).name)
     base = base_model(adapter, context.base_folders)
     ray.get(ray.remote(_merge).remote(str(adapter), base, str(context.artifact), spec))
-    commit(context.artifact, context.owner, {"type": "model"})
+    commit(context.artifact, context.owner, context.meta(type="model"))
     return StageResult(finished=True, timings={"merge": time.monotonic() - clock})
 
 

@@ -71,7 +71,7 @@ def _write(context: StageContext, spec: SampleSpec, answers: Answers, folder: Pa
     results = json.dumps(outcome.as_json(), indent=2) + "\n"
     (context.artifact / RESULTS_FILE).write_text(results, encoding="utf-8")
     context.event("sampled", **outcome.as_json())
-    commit(context.artifact, context.owner, {"type": "dataset", "rows": outcome.rows})
+    commit(context.artifact, context.owner, context.meta(type="dataset", rows=outcome.rows))
 
 
 def _name(context: StageContext, spec: SampleSpec) -> str:

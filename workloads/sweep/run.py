@@ -220,7 +220,7 @@ def _keep_best(context: StageContext, spec: SweepSpec, trials: Trials) -> None:
             f"no trial came to a value of {spec.metric}, so there is no best one",
             f"see {context.layout.trials_csv}, and the logs of the trials beside it",
         )
-    meta = {**manifest.meta, "trial": best.index}
+    meta = context.meta(**{**manifest.meta, "trial": best.index})
     adopt(folder, manifest, context.artifact, context.owner, meta)
     write_atomic(context.layout.best_spec, best_spec(context, spec, best).encode())
     draw(trials, context.attempt.images)

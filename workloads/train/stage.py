@@ -187,10 +187,10 @@ def publish(context: StageContext, step: int, model: StartModel) -> None:
     manifest = read_committed(checkpoint)
     if manifest is None:
         raise RaysmithError(f"the last checkpoint, {checkpoint}, is not whole", "run the job again")
-    meta = {
-        "type": context.stage.produces,
-        "step": step,
-        "base": model.folder,
-        "base_name": model.source.name,
-    }
+    meta = context.meta(
+        type=context.stage.produces,
+        step=step,
+        base=model.folder,
+        base_name=model.source.name,
+    )
     adopt(checkpoint, manifest, context.artifact, context.owner, meta, _ONLY_IN_CHECKPOINTS)

@@ -66,8 +66,10 @@ def test_plan_prints_a_table_or_json(spec: Path, tmp_path: Path) -> None:
     lines = table.output.splitlines()
     assert [line.split()[-1] for line in lines[4:6]] == ["run", "run"]
     assert not (tmp_path / "runs").exists()
-    plan = Plan.from_json(_run("plan", spec, "--json", "--set", "seed=7").output)
-    assert plan.seed == 7
+    text = _run("plan", spec, "--json", "--set", "seed=7", "--storage", tmp_path / "runs").output
+    assert Plan.from_json(text).seed == 7
+    nexts = [stage["next"] for stage in json.loads(text)["stages"]]
+    assert nexts == [{"action": "run", "run": None, "step": None}] * 2
 
 
 def test_plan_explains_one_value(spec: Path) -> None:

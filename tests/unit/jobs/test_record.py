@@ -64,7 +64,9 @@ def test_move_sets_times_and_leaves_the_other_stage(layout: Layout, clock: Clock
     record.move("sft", StageState.RUNNING, attempt=1)
     clock.advance(5)
     record.move("sft", StageState.RETRYING, reason=FailureClass.INFRASTRUCTURE, message="lost")
-    record.move("sft", StageState.RUNNING, attempt=2, recoveries=1)
+    again = record.move("sft", StageState.RUNNING, attempt=2, recoveries=1)
+    assert (again.reason, again.retry_reason) == (None, FailureClass.INFRASTRUCTURE)
+    assert again.retry_message == "lost"
     clock.advance(5)
     done = record.move("sft", StageState.SUCCEEDED, artifact="/a")
     assert (done.attempt, done.recoveries, done.reason, done.message) == (2, 1, None, None)

@@ -7,7 +7,17 @@ import pytest
 
 from jobs.errors import UserError
 from jobs.record import Record, StageStatus
-from jobs.runs import actions, entries, find_artifact, find_run, recorded_runs, reindex, resolve_run
+from jobs.runs import (
+    Next,
+    actions,
+    entries,
+    find_artifact,
+    find_run,
+    recorded_runs,
+    reindex,
+    resolve_run,
+    run_and_stage,
+)
 from jobs.state import RunState, StageState
 from storage.commit import begin, commit
 from storage.index import FOLDER, Index
@@ -72,6 +82,23 @@ def test_resolve_run_takes_every_way_of_naming_one(
         resolve_run(Layout(tmp_path / "nothing"))
 
 
+def test_a_stage_alone_means_the_newest_run_that_has_it(layout: Layout, clock: Clock) -> None:
+    old = make(layout, clock, "run-1")
+    clock.advance(1)
+    new = make(layout, clock, "run-2", name="merge")
+    assert run_and_stage(layout, "sft") == (new.layout, "sft")
+    assert run_and_stage(layout, "bot", "sft") == (old.layout, "sft")
+    assert run_and_stage(layout, "") == (new.layout, None)
+    # A run's name comes before a stage's.
+    assert run_and_stage(layout, "merge") == (new.layout, None)
+    with pytest.raises(UserError, match="no run 'sft' in"):
+        run_and_stage(layout, "sft", "merge")
+    with pytest.raises(
+        UserError, match=r"(?s)a stage, called 'sfd'.*merge/run-2, bot/run-1; .*: sft, merge$"
+    ):
+        run_and_stage(layout, "sfd")
+
+
 def states(layout: Layout) -> list[tuple[str, str]]:
     return [(entry.run_id, entry.state) for entry in entries(layout)]
 
@@ -132,6 +159,25 @@ def test_an_artifact_serves_runs_of_any_name(layout: Layout, clock: Clock) -> No
     record.move("sft", StageState.SUCCEEDED, artifact=str(folder))
     mine = make(layout, clock, "run-2", digest="d2")
     mine.move("merge", StageState.RUNNING, attempt=1, key="k2")
-    keys = {"sft": "k1", "merge": "k2", "check": "k3"}
-    said = {"sft": "cached", "merge": "resume", "check": "run"}
-    assert actions(layout, "bot", "d2", keys) == said
+    keys = {"sft": "k1", "merge": "k2", "merge-again": "k2"}
+    said = actions(layout, "bot", "d2", keys)
+    assert said == {
+        "sft": Next("cached", "other/run-1"),
+        "merge": Next("resume", "bot/run-2"),
+        "merge-again": Next("run"),
+    }
+    texts = ["cached from other/run-1", "resume of bot/run-2", "run"]
+    assert [str(each) for each in said.values()] == texts
+
+
+def test_a_resume_tells_the_newest_committed_step(layout: Layout, clock: Clock) -> None:
+    record = make(layout, clock)
+    record.move("sft", StageState.RUNNING, attempt=1, key="k")
+    stage, owner = record.layout.stage("sft"), Owner("run-1", "sft", "k", 1)
+    for step in (20, 40, 60):
+        begin(stage.checkpoint(step), owner)
+        if step < 60:
+            commit(stage.checkpoint(step), owner, {"step": step})
+    (said,) = actions(layout, "bot", "d1", {"sft": "k"}).values()
+    assert said == Next("resume", "bot/run-1", 40)
+    assert str(said) == "resume from step 40 of bot/run-1"

@@ -6,11 +6,11 @@ import pytest
 
 from cluster.fingerprint import fingerprint
 from jobs import submission
+from jobs.asked import Submitted, asked_for
 from jobs.errors import ClusterUnfit, RaysmithError, SpecError
 from jobs.load.loader import load
 from jobs.load.site_profile import load_profile
-from jobs.plan.resolve import resolve
-from jobs.submission import check_files, pack, received
+from jobs.submission import Choice, check_files, pack, received
 
 JOB = """version: 1
 name: sent
@@ -41,8 +41,13 @@ def send(
     profile = load_profile(str(folder / "site.yaml"), {})
     there = folder.parent / "there"
     there.mkdir()
-    plan = resolve(loaded, "/mnt/runs")
-    pack(there, loaded, plan, profile, ("stages.sft.model=/models/x",), folder, ship_code=ship_code)
+    submitted = Submitted(
+        address="http://head:8265", host="laptop", working_dir=str(folder), storage="/mnt/runs",
+        ship_code=ship_code,
+    )  # fmt: skip
+    overrides = ("stages.sft.model=/models/x",)
+    asked = asked_for(loaded, overrides, profile, submitted=submitted)
+    pack(there, loaded, asked, Choice(forced=("sft",), run_id="run-1"))
     monkeypatch.syspath_prepend(str(there))
     monkeypatch.chdir(folder)
 
@@ -53,6 +58,9 @@ def test_the_driver_has_the_spec_its_settings_its_environment_and_the_profile(
     monkeypatch.delenv("SEED", raising=False)
     send(folder, monkeypatch, ship_code=True)
     sent, loaded, plan = received()
+    assert sent.choice == Choice(forced=("sft",), run_id="run-1")
+    assert sent.asked.submitted
+    assert sent.asked.spec == str(folder / "specs" / "job.yaml")
     assert (sent.spec, str(loaded.path)) == ("specs/job.yaml", "specs/job.yaml")
     assert loaded.base_folders == (str(folder / "specs"), str(folder))
     assert loaded.spec.seed == 7

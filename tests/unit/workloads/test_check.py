@@ -52,6 +52,7 @@ def test_every_kind_of_stage_has_functions_that_exist() -> None:
 def test_keys_follow_inputs_and_pass_on_to_later_stages(folder: Path) -> None:
     first = _check(folder)
     assert first == _check(folder)
+    assert {"raysmith", "torch", "transformers"} <= first.versions.keys()
     (folder / "rows.jsonl").write_text(json.dumps({"query": "a", "response": "c"}))
     rows_changed = _check(folder)
     (folder / "model" / "config.json").write_text('{"a": 1}')

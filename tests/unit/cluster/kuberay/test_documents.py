@@ -7,9 +7,12 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from cluster.kuberay.documents import render
 from cluster.kuberay.naming import DNS_1035, LONGEST_RUN, dns_name
 from jobs.cli import cli
 from jobs.load.loader import load
+from jobs.load.site_profile import load_profile
+from jobs.plan.resolve import resolve
 
 SPEC = """\
 version: 1
@@ -114,6 +117,14 @@ def test_a_storage_with_spaces_is_one_word(site: Path) -> None:
     spec = write_spec(site)
     job = rendered(site, spec, "--storage", "/mnt/raysmith/my runs; $x")["RayJob"]
     assert "--storage '/mnt/raysmith/my runs; $x' --no-serve" in job["spec"]["entrypoint"]
+
+
+def test_stages_to_run_anew_are_named_to_the_run_that_has_them(site: Path) -> None:
+    loaded = load(Path(write_spec(site)), (), {"WORDS": "hello"})
+    profile = load_profile(str(site / "profile.yaml"), {})
+    found = render(loaded, resolve(loaded, "/mnt/raysmith/runs"), profile, ("sft", "serve"))
+    (job,) = (document for document in found if document["kind"] == "RayJob")
+    assert job["spec"]["entrypoint"].endswith("--no-serve --force-stage=sft")
 
 
 NAMES = ["a" * 63, "a" * 47, "v1.5_final", "v1-5-final", "0-start", "x.", "a" * 46 + ".b", "7"]

@@ -8,7 +8,7 @@ from jobs.controller import at_work
 from jobs.errors import UserError
 from jobs.observed import Driver
 from jobs.plan.forced import forced_stages
-from jobs.runs import actions
+from jobs.runs import Next, actions
 from jobs.state import RunState, StageState
 from tests.unit.jobs.controller.bench import Bench, raises
 
@@ -57,7 +57,20 @@ def test_plan_says_what_is_forced(bench: Bench) -> None:
     bench.run()
     digest = bench.record.status.digest
     said = actions(bench.layout, "bot", digest, bench.keys, ("merge",))
-    assert said == {"sft": "cached", "merge": "run"}
+    run = f"bot/{bench.record.layout.folder.name}"
+    assert said == {"sft": Next("cached", run), "merge": Next("run")}
+
+
+def test_plan_says_that_a_forced_stage_is_gone_on_with_in_the_run_it_was_forced_in(
+    bench: Bench,
+) -> None:
+    bench.run()
+    bench.forced = ("merge",)
+    bench.work(merge=raises(UserError("broken", "mend it")))
+    bench.run()
+    digest, run = bench.record.status.digest, f"bot/{bench.record.layout.folder.name}"
+    said = actions(bench.layout, "bot", digest, bench.keys, ("merge",))
+    assert said["merge"] == Next("resume", run)
 
 
 def test_a_run_that_another_process_is_at_is_found(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,13 +65,16 @@ def test_an_artifact_that_was_lost_is_made_again(bench: Bench) -> None:
 
 def test_another_run_takes_over_what_has_not_changed(bench: Bench) -> None:
     bench.run()
-    artifact = bench.status("sft").artifact
+    artifact, first = bench.status("sft").artifact, bench.record.status
     bench.keys = {"sft": "key-1", "merge": "key-3"}
     assert bench.run() is RunState.SUCCEEDED
     assert bench.started == ["sft 1", "merge 1", "merge 1"]
     assert bench.states() == [StageState.CACHED, StageState.SUCCEEDED]
     assert bench.status("sft").artifact == artifact
     assert bench.contexts[2].inputs == {"model": Path(artifact or "")}
+    made_of: Any = bench.contexts[2].meta(type="model")["made_of"]
+    (model,) = made_of["inputs"]
+    assert (model["run"], model["key"]) == (f"bot/{first.run_id}", "key-1")
 
 
 def test_infrastructure_is_tried_again_with_growing_pauses(

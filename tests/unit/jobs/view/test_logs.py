@@ -36,9 +36,11 @@ def append(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def printed(record: Record, stage: str | None = None, attempt: int | None = None) -> list[str]:
+def printed(
+    record: Record, stage: str | None = None, attempt: int | None = None, rank: int | None = None
+) -> list[str]:
     lines: list[str] = []
-    print_logs(record.layout, stage, attempt=attempt, write=lines.append)
+    print_logs(record.layout, stage, attempt=attempt, rank=rank, write=lines.append)
     return lines
 
 
@@ -111,17 +113,54 @@ def test_what_does_not_exist_is_named_with_what_does(record: Record) -> None:
     assert printed(record) == ["no logs yet"]
     with pytest.raises(UserError, match="its stages are: sft, merge"):
         printed(record, "sfd")
+    with pytest.raises(UserError, match="not started"):
+        printed(record, "sft", attempt=1)
     start(record, "sft", 1)
-    with pytest.raises(UserError, match="from 1 to 1"):
-        printed(record, "sft", attempt=2)
+    start(record, "sft", 2)
+    with pytest.raises(UserError, match=r"its attempts are: 1, 2$"):
+        printed(record, "sft", attempt=3)
+
+
+def test_one_rank_is_printed_alone_and_an_unknown_one_is_told_with_those_there_are(
+    record: Record,
+) -> None:
+    start(record, "sft", 1)
+    attempt = record.layout.stage("sft").attempt(1)
+    append(attempt.driver_log, b"driver\n")
+    with pytest.raises(UserError, match=r"(?s)stage sft has no log of rank 0.*none of any rank"):
+        printed(record, "sft", rank=0)
+    for rank in (0, 1, 11):
+        append(attempt.worker_log(rank), f"I am {rank}\n".encode())
+    append(attempt.rollout_log(1), b"an engine\n")
+    assert printed(record, "sft", rank=1) == ["sft[rank1] I am 1"]
+    assert printed(record, rank=11, attempt=1) == ["sft[rank11] I am 11"]
+    ranks = r"sft\[rank0\], sft\[rank1\], sft\[rank11\]$"
+    with pytest.raises(UserError, match=rf"(?s)no log of rank 2 in attempt 1.*{ranks}"):
+        printed(record, "sft", attempt=1, rank=2)
+
+
+def test_following_waits_for_a_rank_that_has_not_begun(record: Record) -> None:
+    start(record, "sft", 1)
+    log = record.layout.stage("sft").attempt(1).worker_log(1)
+
+    def begins_and_ends() -> None:
+        append(log, b"late\n")
+        record.finish(RunState.STOPPED)
+
+    assert follow(record, [begins_and_ends], rank=1)[0] == ["sft[rank1] late"]
 
 
 def test_a_cached_stage_says_where_it_was_taken_from(record: Record) -> None:
-    record.move("sft", StageState.CACHED, artifact="/old/sft")
-    assert printed(record) == ["no logs yet; sft was taken from /old/sft"]
+    record.move("sft", StageState.CACHED, artifact="/runs/bot/old/artifacts/sft")
+    said = "no logs yet; sft was taken from bot/old, see `raysmith logs bot/old`"
+    assert printed(record) == [said]
+    with pytest.raises(UserError, match="no log of rank 0; sft was taken from bot/old, see"):
+        printed(record, "sft", rank=0)
 
 
-def follow(record: Record, steps: list[Callable[[], None]]) -> tuple[list[str], list[int]]:
+def follow(
+    record: Record, steps: list[Callable[[], None]], rank: int | None = None
+) -> tuple[list[str], list[int]]:
     """The lines printed, and how many there were at each sleep, when one step is taken."""
     lines: list[str] = []
     counts: list[int] = []
@@ -132,5 +171,5 @@ def follow(record: Record, steps: list[Callable[[], None]]) -> tuple[list[str], 
         counts.append(len(lines))
         next(todo)()
 
-    print_logs(record.layout, follow=True, write=lines.append, sleep=sleep)
+    print_logs(record.layout, rank=rank, follow=True, write=lines.append, sleep=sleep)
     return lines, counts

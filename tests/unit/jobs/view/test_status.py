@@ -14,6 +14,7 @@ from jobs.view.status import as_json, describe, duration, render_status
 from storage.layout import Layout, RunLayout
 
 NOW = datetime(2026, 11, 22, 10, 5, tzinfo=UTC)
+OLD = "/runs/bot/old/artifacts/merge"
 RUN = RunStatus(
     run_id="run-1",
     name="bot",
@@ -45,6 +46,11 @@ def run(tmp_path: Path) -> RunLayout:
         attempt.progress_json,
         Progress(step=12, max_steps=100, loss=1.5, remaining_s=61, phase="training"),
     )
+    edges = [
+        {"name": "sft", "needs": [], "inputs": {}},
+        {"name": "merge", "needs": ["sft"], "inputs": {"model": "sft"}},
+    ]
+    layout.plan.write_text(json.dumps({"stages": edges}))
     return layout
 
 
@@ -80,11 +86,11 @@ def test_reason_message_and_artifact_are_told_and_markup_in_them_is_inert(run: R
         reason=FailureClass.USER_ERROR,
         message="no rows in [red]data[/red]",
     )
-    cached = StageStatus(name="merge", kind="merge", state=StageState.CACHED, artifact="/old/merge")
+    cached = StageStatus(name="merge", kind="merge", state=StageState.CACHED, artifact=OLD)
     ended = RUN.model_copy(update={"state": RunState.FAILED, "stages": (failed, cached)})
     text = render(run, ended)
     assert "sft: user_error: no rows in [red]data[/red]" in text
-    assert "merge: artifact in /old/merge" in text
+    assert f"merge: taken from bot/old, artifact in {OLD}" in text
     assert Text.from_markup(render(run, ended, markup=True)).plain == text
 
 
@@ -97,6 +103,37 @@ def test_json_holds_status_folder_and_progress_and_no_nan(run: RunLayout) -> Non
     assert document["stages"][0]["progress"]["step"] == 1
     assert document["stages"][0]["progress"]["loss"] is None
     assert document["stages"][1]["progress"] is None
+
+
+def test_what_a_stage_needs_and_waits_for_is_told(run: RunLayout) -> None:
+    lines = [" ".join(line.split()) for line in render(run, RUN).splitlines()]
+    assert "merge merge sft pending waits for sft" in lines
+    sft, merge = json.loads(as_json(run, now=lambda: NOW))["stages"]
+    assert (merge["needs"], merge["inputs"]) == (["sft"], {"model": "sft"})
+    assert (merge["waits_for"], sft["waits_for"]) == (["sft"], [])
+    assert (sft["percent"], sft["eta_s"], merge["percent"]) == (12.0, 61, None)
+
+    failed = RUN.stages[0].model_copy(update={"state": StageState.FAILED})
+    skipped = RUN.stages[1].model_copy(update={"state": StageState.SKIPPED})
+    ended = RUN.model_copy(update={"state": RunState.FAILED, "stages": (failed, skipped)})
+    lines = [" ".join(line.split()) for line in render(run, ended).splitlines()]
+    assert "merge merge sft skipped sft failed" in lines
+    assert json.loads(as_json(run))["stages"][0]["eta_s"] is None
+
+    run.plan.write_text("torn")
+    assert "sft failed" not in render(run, ended)
+
+
+def test_why_a_stage_was_tried_again_and_where_a_cached_one_is_from_is_told(run: RunLayout) -> None:
+    again = RUN.stages[0].model_copy(
+        update={"retry_reason": FailureClass.NODE_LOST, "retry_message": "10.0.0.7\nmore"}
+    )
+    cached = StageStatus(name="merge", kind="merge", state=StageState.CACHED, artifact=OLD)
+    told = RUN.model_copy(update={"stages": (again, cached)})
+    assert "sft: tried again after node_lost: 10.0.0.7\n" in render(run, told)
+    sft, merge = json.loads(as_json(run))["stages"]
+    assert (sft["origin"], merge["origin"]) == (None, "bot/old")
+    assert (sft["retry_reason"], sft["retry_message"]) == ("node_lost", "10.0.0.7\nmore")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -105,12 +106,13 @@ def test_the_sweep_leaves_the_best_trials_model_and_job(
     trials = sweep.trials()
     for index, loss in enumerate((2.0, 1.0, 3.0)):
         _trial(sweep, trials, index, loss, "finished")
-    context = _context(sweep)
+    context = replace(_context(sweep), made_of={"code": "c0ffee"})
     for _ in range(2):  # killed before its end, it does the same again
         _keep_best(context, make_spec(), trials)
         manifest = read_committed(context.artifact, verify="digests")
         assert manifest
-        assert manifest.meta == {"step": 8, "type": "adapter", "trial": 1}
+        said = {"step": 8, "type": "adapter", "trial": 1}
+        assert manifest.meta == {**said, "made_of": {"code": "c0ffee"}}
         assert [file.name for file in manifest.files] == ["sub/more", "weights"]
         assert (context.artifact / "weights").read_text() == "trial_0001"
     assert load(sweep.layout.best_spec, (), {}).spec.name == "job-best"
