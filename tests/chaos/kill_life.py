@@ -235,6 +235,7 @@ class Life:
                     self.wrong.append(f"{cell}: ends again and again; see {self._log}")
                     return
                 self._launch()
+                before = {marker.key for marker in self.store.markers()}
             elif code is not None:
                 self._launch()
                 self._process.wait(RECOVERS_S)
@@ -242,7 +243,8 @@ class Life:
             new = [marker for marker in self.store.markers() if marker.key not in before]
             if cell.victim in _ENDS_ATTEMPT:
                 new = [marker for marker in new if self.store.is_newer(marker, self.kills[-1])]
-            if new:
+            # What is asked to stop commits; it has recovered when it goes on after that.
+            if new and (relaunches or cell.phase is not Phase.DURING_STOP):
                 break
             time.sleep(0.5)
         else:
