@@ -80,7 +80,10 @@ class Store:
 
     def is_newer(self, marker: Marker, kill: Kill) -> bool:
         """Whether it was committed by an attempt that began after the kill."""
-        owner = manifest_from_json(self.read(marker.key)).owner
+        try:
+            owner = manifest_from_json(self.read(marker.key)).owner
+        except self._client.exceptions.NoSuchKey:
+            return False  # A newer one is committed, and this one is removed.
         return owner.attempt > kill.attempts.get(owner.stage, 0)
 
     def events(self) -> list[dict[str, Any]]:
