@@ -201,6 +201,7 @@ class Life:
 
     def _kill(self, cell: Cell, asked: subprocess.Popen[bytes] | None) -> bool:
         """Kills; False where there is nothing to kill any more."""
+        attempts = self.store.attempts()
         if cell.victim is Victim.STORAGE:
             self.proxy.outage(self.draw.uniform(1, _LONGEST_OUTAGE_S))
         else:
@@ -218,8 +219,7 @@ class Life:
         self._killed_at = time.monotonic()
         # What was on its way to the store arrives.
         time.sleep(2 * HELD_S)
-        there = self.store.newest_steps(), self.store.attempts()
-        self.kills.append(Kill(timestamp(utc_now()), *there))
+        self.kills.append(Kill(timestamp(utc_now()), self.store.newest_steps(), attempts))
         return True
 
     def _see_recovery(self, cell: Cell) -> None:
