@@ -222,6 +222,8 @@ def _key_fields(stage: StagePlan) -> dict[str, Any]:
 
 def _prune(fields: dict[str, Any]) -> None:
     """Takes out of a stage's fields what does not decide its artifact."""
+    if best := _decides_on_best(fields):
+        fields["best"] = best
     for name in _NOT_IN_KEY:
         fields.pop(name, None)
     for section, names in _NOT_IN_KEY_OF.items():
@@ -229,6 +231,15 @@ def _prune(fields: dict[str, Any]) -> None:
         for part in found if isinstance(found, list) else [found]:
             for name in names:
                 part.pop(name, None)
+
+
+def _decides_on_best(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the choice among checkpoints depends on, where the artifact is the best one."""
+    checkpoint, training = fields.get("checkpoint") or {}, fields.get("training") or {}
+    if not checkpoint.get("load_best_model_at_end"):
+        return None
+    chosen = {name: checkpoint.get(name) for name in ("metric_for_best_model", "save_steps")}
+    return chosen | {"eval_steps": training.get("eval_steps")}
 
 
 def _stage_plan(job: str, name: str, spec: Stage, needs: tuple[str, ...]) -> StagePlan:

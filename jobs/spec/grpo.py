@@ -139,6 +139,11 @@ class GrpoSpec(StageSpec):
                 f"training.{unread[0]} has no meaning here: the reward of every step is measured; "
                 "remove it"
             )
+        if self.checkpoint.load_best_model_at_end:
+            raise ValueError(
+                "checkpoint.load_best_model_at_end has no meaning here: there are no validation "
+                "rows; remove it"
+            )
         if self.rollout.weight_sync == "adapter" and not isinstance(self.tuner, LoraSpec):
             raise ValueError(
                 "rollout.weight_sync adapter needs an adapter to send: set tuner type lora, or "

@@ -69,3 +69,22 @@ class SftSpec(StageSpec):
     def _fits_its_places(self) -> SftSpec:
         check_places(self.training, self.resources)
         return self
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> SftSpec:
+        if not self.checkpoint.load_best_model_at_end:
+            return self
+        if not self.dataset.validation:
+            raise ValueError(
+                "checkpoint.load_best_model_at_end compares checkpoints by validation rows, and "
+                "there are none; set dataset.validation, such as 0.05"
+            )
+        saved = self.checkpoint.save_steps
+        evaluated = self.training.eval_steps or saved
+        if saved % evaluated:
+            raise ValueError(
+                f"checkpoint.load_best_model_at_end needs an evaluation of each checkpoint: "
+                f"save_steps {saved} is no multiple of training.eval_steps {evaluated}; leave "
+                "eval_steps out"
+            )
+        return self

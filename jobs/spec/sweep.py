@@ -287,6 +287,11 @@ class SweepSpec(StageSpec):
     def _trial_is_part_of_this_stage(self) -> SweepSpec:
         if self.trial.after:
             raise ValueError("trial.after has no use in a trial; write `after` beside `trial`")
+        if self.trial.checkpoint.load_best_model_at_end:
+            raise ValueError(
+                "trial.checkpoint.load_best_model_at_end has no use in a trial: trials are "
+                "compared by the values of their last steps; remove it"
+            )
         if self.trial.stall_timeout != StageSpec.model_fields["stall_timeout"].default:
             raise ValueError(
                 "trial.stall_timeout has no use in a trial; write `stall_timeout` beside `trial`"

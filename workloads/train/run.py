@@ -14,6 +14,7 @@ from storage.durable import locked
 from workloads.context import StageContext, StageResult
 from workloads.data.prepare import Prepared, prepare
 from workloads.data.stream import Stream, segments, steps_per_epoch
+from workloads.train.best import best_step, saved_history
 from workloads.train.stage import (
     StartModel,
     fit,
@@ -64,8 +65,22 @@ def run(context: StageContext) -> StageResult:
 
         draw(context.attempt.logging_jsonl, context.attempt.images)
     if result["finished"]:
-        publish(context, task.max_steps, model)
+        publish(context, _step_to_keep(context, task), model)
     return StageResult(result["finished"], timings)
+
+
+def _step_to_keep(context: StageContext, task: WorkerTask) -> int:
+    """The step whose model the stage leaves: the last, or the best where that is asked for."""
+    spec = task.spec.checkpoint
+    history = saved_history(context.layout) if spec.load_best_model_at_end else []
+    step = best_step(history, spec, context.layout)
+    if step is None:
+        return task.max_steps
+    metric = spec.metric_for_best_model
+    value = next(r[metric] for r in history if r["global_step"] == step and metric in r)
+    context.note(f"the best checkpoint is that of step {step}: {metric} {value:.4f}")
+    context.event("best", step=step, metric=metric, value=value)
+    return step
 
 
 def _data_folder(context: StageContext, spec: SftSpec, model: StartModel) -> Path:

@@ -18,6 +18,7 @@ from storage.layout import AttemptLayout, StageLayout
 from storage.manifest import Owner
 from storage.retention import prune
 from workloads.process_log import print_to
+from workloads.train.best import best_step
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -194,7 +195,10 @@ def save_checkpoint(
         weights_beside or {},
     )
     if monitor:
-        prune(task.layout, task.spec.checkpoint.save_total_limit)
+        kept = task.spec.checkpoint
+        best = best_step(monitor.history, kept, task.layout)
+        protect = {task.layout.checkpoint(best)} if best else set()
+        prune(task.layout, kept.save_total_limit, protect)
         monitor.progress(step)
 
 

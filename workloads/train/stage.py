@@ -182,11 +182,11 @@ def _described(error: BaseException) -> str:
 
 
 def publish(context: StageContext, step: int, model: StartModel) -> None:
-    """Commits the last checkpoint's model as the stage's artifact."""
+    """Commits the model of the checkpoint of this step as the stage's artifact."""
     checkpoint = context.layout.checkpoint(step)
     manifest = read_committed(checkpoint)
     if manifest is None:
-        raise RaysmithError(f"the last checkpoint, {checkpoint}, is not whole", "run the job again")
+        raise RaysmithError(f"the checkpoint {checkpoint} is not whole", "run the job again")
     meta = context.meta(
         type=context.stage.produces,
         step=step,

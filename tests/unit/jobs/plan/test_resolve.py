@@ -148,6 +148,40 @@ def test_the_key_follows_what_changes_the_result(tmp_path: Path) -> None:
     assert all(len(key) == 64 for key in keys)
 
 
+def test_the_choice_of_the_best_checkpoint_is_part_of_the_key(tmp_path: Path) -> None:
+    held_out, best = "stages.sft.dataset.validation=4", "stages.sft.checkpoint.%s"
+    chosen = (held_out, best % "load_best_model_at_end=true")
+    keys = {
+        _key(tmp_path, sets=(held_out,)),
+        _key(tmp_path, sets=chosen),
+        _key(tmp_path, sets=(*chosen, best % "metric_for_best_model=eval_token_acc")),
+        _key(tmp_path, sets=(*chosen, best % "save_steps=7")),
+        _key(tmp_path, sets=(*chosen, "stages.sft.training.eval_steps=25")),
+    }
+    assert len(keys) == 5
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ("sft: {kind: sft, model: m, dataset: {train: [x]}, checkpoint: {%s}}", "set dataset.va"),
+        (
+            "sft: {kind: sft, model: m, dataset: {train: [x], validation: 4}, "
+            "training: {eval_steps: 7}, checkpoint: {save_steps: 10, %s}}",
+            "save_steps 10 is no multiple of training.eval_steps 7",
+        ),
+        (
+            "rl: {kind: grpo, model: m, dataset: {train: [x]}, rewards: [{name: accuracy}], "
+            "checkpoint: {%s}}",
+            "there are no validation rows",
+        ),
+    ],
+)
+def test_the_best_checkpoint_must_be_measured(tmp_path: Path, stage: str, expected: str) -> None:
+    with pytest.raises(SpecError, match=expected):
+        _plan(tmp_path, f"  {stage % 'load_best_model_at_end: true'}\n")
+
+
 def test_the_key_knows_inputs_by_digest_and_not_by_name(tmp_path: Path) -> None:
     renamed = (SFT % "" + MERGE).replace("sft:", "train:").replace("stages.sft", "stages.train")
     merge = _key(tmp_path, SFT % "" + MERGE, name="merge")
