@@ -13,6 +13,7 @@ from jobs.cluster_cli import doctor, drive, submit
 from jobs.elsewhere import elsewhere
 from jobs.errors import ExitCode, RaysmithError, SpecError, UserError
 from jobs.files_cli import init, schema
+from jobs.gc_cli import gc
 from jobs.life_cli import list_runs, resume, retry, rm
 from jobs.look_cli import artifacts, diff, events, logs, status
 from jobs.options import (
@@ -228,13 +229,15 @@ def stop(
     Asked a second time, it ends at once, as with --now.
     """
     from jobs.service import stop as stop_run
+    from jobs.view.runs import shown_state
 
     if there := elsewhere(address, backend):
         there.stop(run, wait=not no_wait)
         return
 
     status = stop_run(_run_layout(run, storage), wait=not no_wait, now=now)
-    click.echo(f"{status.name}/{status.run_id}: {'asked to stop' if no_wait else status.state}")
+    state = "asked to stop" if no_wait else shown_state(status)
+    click.echo(f"{status.name}/{status.run_id}: {state}")
 
 
 @cli.command()
@@ -317,6 +320,7 @@ for _command in (
     artifacts,
     diff,
     events,
+    gc,
     init,
     list_runs,
     logs,

@@ -7,7 +7,7 @@ next, and from then on it is no run any more; a removal that was cut off is gone
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,21 +88,33 @@ def _refuse_live(status: RunStatus) -> None:
 def _refuse_used(layout: Layout, doomed: Sequence[Doomed]) -> None:
     """Refuses runs whose artifacts others take: the records tell, and the index does not."""
     going = {str(run) for run in doomed}
-    for user in _all_runs(layout):
-        if f"{user.name}/{user.run_id}" in going:
-            continue
+    for user, stage, run in takers(layout, all_runs(layout)):
+        by = f"{user.name}/{user.run_id}"
+        if run in going and by not in going:
+            raise UserError(
+                f"{run} stays: stage {stage} of {by} took its artifact from it",
+                f"remove both: raysmith rm {run} {by}",
+            )
+
+
+def takers(layout: Layout, runs: Iterable[RunStatus]) -> list[tuple[RunStatus, str, str]]:
+    """The runs with a stage that took its artifact from another run of the same storage.
+
+    Each with the stage's name, and the other run as `name/run_id`.
+    """
+    root, found = layout.root.resolve(), []
+    for user in runs:
         for stage in user.stages:
-            artifact = here(Path(stage.artifact)).resolve() if stage.artifact else None
-            for run in doomed:
-                if artifact and artifact.is_relative_to(run.layout.folder.resolve()):
-                    raise UserError(
-                        f"{run} stays: stage {stage.name} of {user.name}/{user.run_id} took its "
-                        "artifact from it",
-                        f"remove both: raysmith rm {run} {user.name}/{user.run_id}",
-                    )
+            artifact = here(Path(stage.artifact)).resolve() if stage.artifact else root
+            if artifact.is_relative_to(root):
+                run = "/".join(artifact.relative_to(root).parts[:2])
+                if run not in ("", f"{user.name}/{user.run_id}"):
+                    found.append((user, stage.name, run))
+    return found
 
 
-def _all_runs(layout: Layout) -> Iterator[RunStatus]:
+def all_runs(layout: Layout) -> Iterator[RunStatus]:
+    """How all runs stand that there are."""
     with ThreadPoolExecutor(_THREADS) as pool:
         for status in pool.map(lambda entry: status_at(layout, entry), entries(layout)):
             if status:

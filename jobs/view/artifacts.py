@@ -112,7 +112,7 @@ def _row(artifact: Artifact) -> tuple[str, ...]:
     return (
         artifact.stage,
         artifact.type + " (cached)" * artifact.cached,
-        _size(artifact.size_bytes),
+        size_text(artifact.size_bytes),
         "" if artifact.step is None else str(artifact.step),
         artifact.digest[:_DIGEST_LENGTH],
         ", ".join(artifact.inputs.values()),
@@ -138,7 +138,7 @@ def _input(entry: dict[str, Any]) -> tuple[str, ...]:
     return str(entry.get("name")), source, str(entry.get("digest", ""))[:_DIGEST_LENGTH]
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
     """Bytes as people say them: `1.2 GB`."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
