@@ -45,6 +45,16 @@ FAULTS = (
     BODILESS,
     LOST,
 )
+EXPIRED = "403 ExpiredToken"
+SKEWED = "403 RequestTimeTooSkewed"
+"""These two need somebody to act; they are not among those that are drawn."""
+_ANSWERS = {
+    ERROR_500: ("500 Internal Server Error", "InternalError"),
+    SLOW_DOWN: ("503 Slow Down", "SlowDown"),
+    ERROR_IN_200: ("200 OK", "InternalError"),
+    EXPIRED: ("403 Forbidden", "ExpiredToken"),
+    SKEWED: ("403 Forbidden", "RequestTimeTooSkewed"),
+}
 _LONGEST_DELAY_S = 0.1
 _ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>later</Message></Error>'
@@ -160,7 +170,7 @@ class FaultProxy:
             await reader.readexactly(request.length // 2)
             return _reset(writer)
         body = await reader.readexactly(request.length)
-        if fault in (ERROR_500, SLOW_DOWN, ERROR_IN_200):
+        if fault in _ANSWERS:
             await _refuse(writer, fault)
             return None
         answer = await self._ask(request.head, body)
@@ -217,11 +227,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def _refuse(writer: asyncio.StreamWriter, fault: str) -> None:
-    status, code = {
-        ERROR_500: ("500 Internal Server Error", "InternalError"),
-        SLOW_DOWN: ("503 Slow Down", "SlowDown"),
-        ERROR_IN_200: ("200 OK", "InternalError"),
-    }[fault]
+    status, code = _ANSWERS[fault]
     body = _ERROR.format(code).encode()
     writer.write(
         f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\n"

@@ -25,9 +25,11 @@ from tests.chaos.fault_proxy import (
     BODILESS,
     ERROR_500,
     ERROR_IN_200,
+    EXPIRED,
     LOST,
     RESET,
     RESET_IN_BODY,
+    SKEWED,
     SLOW_DOWN,
     TRUNCATED,
     FaultProxy,
@@ -221,6 +223,29 @@ def test_a_download_that_fails_leaves_nothing(place: Place, tmp_path: Path) -> N
     ):
         backend.download("a", tmp_path / "down")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [(EXPIRED, "credentials have expired"), (SKEWED, "clock of this machine")]
+)
+def test_what_somebody_must_mend_is_refused_at_once(
+    place: Place, fault: str, said: str, tmp_path: Path
+) -> None:
+    place.direct.write_bytes("a", b"committed")
+    (tmp_path / "up").write_bytes(os.urandom(3 * PART_BYTES))
+    with place.proxied(fault, most=None) as (proxy, backend):
+        for call in (
+            lambda: backend.write_bytes("a", b"new"),
+            lambda: backend.upload(tmp_path / "up", "a"),
+        ):
+            before = proxy.met[fault]
+            with pytest.raises(StorageRefused, match=said) as caught:
+                call()
+            # An upload also looks whether it has left one behind.
+            assert proxy.met[fault] <= before + 2, "it is of no use to try again"
+            assert caught.value.remedy
+    assert place.direct.read_bytes("a") == b"committed"
+    assert place.unfinished() == []
 
 
 def test_what_a_storage_can_is_tried(place: Place) -> None:
