@@ -46,15 +46,22 @@ class Victim(StrEnum):
     CLIENT = "client"
 
 
-_ENDS_ATTEMPT = (Victim.DRIVER, Victim.RANK, Victim.RAYLET)
-
-
 @dataclass(frozen=True)
 class Cell:
     """One kill of the matrix."""
 
     victim: Victim
     phase: Phase
+
+    @property
+    def ends_attempt(self) -> bool:
+        """Whether what is committed after the kill is another attempt's.
+
+        Ray Train itself starts ranks again that die before they have begun to train.
+        """
+        if self.victim is Victim.RANK:
+            return self.phase is not Phase.BEFORE_FIRST
+        return self.victim in (Victim.DRIVER, Victim.RAYLET)
 
     def __str__(self) -> str:
         return f"{self.victim} {self.phase}"
@@ -137,6 +144,13 @@ class Life:
         while (left := self._orphans()) and time.monotonic() < deadline:
             time.sleep(0.5)
         self.wrong += [f"a process is left: {process}" for process in left]
+
+    def collect_garbage(self) -> None:
+        """Has `raysmith gc` remove what killed attempts left."""
+        collect = self._start(raysmith("gc"), "gc")
+        if code := collect.wait(_ENDS_S):
+            self.wrong.append(f"gc ended with {code}; see {self.folder}/gc.log")
+        self.wrong += [f"gc has left {folder}" for folder in self.store.unfinished()]
 
     def end(self) -> None:
         """Ends what is left of the run, whatever it is at."""
@@ -241,7 +255,7 @@ class Life:
                 self._process.wait(RECOVERS_S)
                 break
             new = [marker for marker in self.store.markers() if marker.key not in before]
-            if cell.victim in _ENDS_ATTEMPT:
+            if cell.ends_attempt:
                 new = [marker for marker in new if self.store.is_newer(marker, self.kills[-1])]
             # What is asked to stop commits; it has recovered when it goes on after that.
             if new and (relaunches or cell.phase is not Phase.DURING_STOP):

@@ -1,13 +1,13 @@
 """Kills whatever a run is made of, in whatever it is doing, and looks what has become of it.
 
-    python -m tests.chaos.kill_matrix [--kills 105] [--seed N] [--victims driver,rank,...]
+    python -m tests.chaos.kill_matrix [--kills N] [--seed N] [--victims driver,rank,...]
 
 A kill is of a cell (victim, phase). Runs of tiny jobs, whose storage is an S3 behind a proxy, are
 killed at random moments of the phases until all cells have had their kills: one run bears many.
 Then each run must have ended as one that nobody has disturbed: the same losses, the same weights,
-no committed step lost, one final event, nothing torn, no process left. The storage's death is an
-outage of all connections, of 1 to 20 s. Prints the seed; exits with 1 unless all is as it should
-be.
+no committed step lost, one final event, nothing torn, no process left, and after `gc` no garbage.
+The storage's death is an outage of all connections, of 1 to 20 s. Prints the seed; exits with 1
+unless all is as it should be.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ROUNDS = {
     Victim.ACTOR: 1,
 }
 """How often each phase of a victim is in a matrix of a hundred kills."""
-_TRIES = 3
+_TRIES = 6
 _ENOUGH = 5
 """After so many findings there is no use in going on."""
 _PHASES = tuple(phase for phase in Phase if phase is not Phase.AT_THE_END)
@@ -120,6 +120,7 @@ class Matrix:
                     left.remove(cell)
                     self.unmet.append(cell)
             life.finish()
+            life.collect_garbage()
             self.done += life.done
             wrong = life.wrong or faults(life.store, life.kills, reference)
             kept = self._folder / f"life-{self._lives}"

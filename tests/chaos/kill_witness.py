@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from storage.manifest import MARKER_FILE, Manifest, manifest_from_json
+from storage.manifest import MARKER_FILE, OWNER_FILE, Manifest, manifest_from_json
 
 _CHECKPOINT = re.compile(r"stages/([\w-]+)/checkpoint-(\d+)/" + MARKER_FILE)
 
@@ -105,6 +105,12 @@ class Store:
             if "/artifacts/" in key and key.endswith(".safetensors"):
                 found["/".join(key.split("/")[-2:])] = _sha256(self.read(key))
         return found
+
+    def unfinished(self) -> list[str]:
+        """What was claimed and never committed."""
+        keys = set(self.all_keys())
+        owners = [key.removesuffix(OWNER_FILE) for key in keys if key.endswith(f"/{OWNER_FILE}")]
+        return [folder for folder in owners if folder + MARKER_FILE not in keys]
 
     def torn(self) -> Iterator[str]:
         """What is marked as committed, and is not what was committed."""
