@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ def best_step(
     """
     if not spec.load_best_model_at_end:
         return None
-    metric, sign = spec.metric_for_best_model, 1 if spec.greater_is_better else -1
-    found: tuple[float, int] | None = None
-    for record in history:
-        if metric not in record:
-            continue
-        value, step = sign * record[metric], int(record["global_step"])
-        if (found is None or value > found[0]) and read_committed(layout.checkpoint(step)):
-            found = value, step
-    return found[1] if found else None
+    metric, sign = spec.metric_for_best_model, -1 if spec.greater_is_better else 1
+    there = set(layout.checkpoints())
+    measured = [
+        (sign * record[metric], int(record["global_step"]))
+        for record in history
+        if metric in record and not isnan(record[metric])
+    ]
+    saved = [each for each in measured if layout.checkpoint(each[1]) in there]
+    committed = (step for _, step in sorted(saved) if read_committed(layout.checkpoint(step)))
+    return next(committed, None)
 
 
 def saved_history(layout: StageLayout) -> list[dict[str, Any]]:

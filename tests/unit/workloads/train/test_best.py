@@ -49,6 +49,11 @@ def test_the_best_of_those_that_are_committed(layout: StageLayout) -> None:
     assert best_step(HISTORY, HIGHEST, layout) == 6
 
 
+def test_no_number_is_never_the_best(layout: StageLayout) -> None:
+    diverged = [{"global_step": 2, "eval_loss": float("nan")}, *HISTORY[2:]]
+    assert best_step(diverged, LOWEST, layout) == 4
+
+
 def test_without_an_evaluated_checkpoint_there_is_none(layout: StageLayout) -> None:
     assert best_step(HISTORY[:1], LOWEST, layout) is None
     assert best_step(HISTORY[4:], LOWEST, layout) is None
