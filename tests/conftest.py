@@ -24,6 +24,15 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+ASKED = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "tie_word_embeddings": False,
+}
+"""Settings of a Llama that vLLM can be asked: its attention on CPUs knows heads of this size."""
 CORPUS = (
     "The quick brown fox jumps over the lazy dog.",
     "Who are you? I am a small assistant, made for tests.",

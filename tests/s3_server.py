@@ -21,6 +21,7 @@ from pathlib import Path
 from socket import socket
 from threading import Lock
 from typing import Any
+from unittest.mock import patch
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -29,6 +30,14 @@ CREDENTIALS = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 _START_S = 60.0
+
+
+def s3_client(address: str, connections: int = 10) -> Any:
+    """A client of such a server, as the product makes its own."""
+    from storage.s3_calls import make_client
+
+    with patch.dict(os.environ, CREDENTIALS):
+        return make_client(address, connections=connections)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.conftest import make_tokenizer, write_llama
+from tests.conftest import ASKED, make_tokenizer, write_llama
 
 STAGES_AFTER = 4
 """Stages that begin one after the other when training has ended."""
@@ -56,16 +56,10 @@ def write_rollouts(folder: Path, steps: int) -> Path:
     """A job whose completions come from two engines, each batch from the weights before it."""
     model = folder / "model"
     _prepare(folder)
-    # vLLM's attention on CPUs knows heads of 32, and so not those of the other job.
     write_llama(
         model,
         make_tokenizer(),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=False,
+        **ASKED,
     )
     (folder / "my_rewards.py").write_text(_REWARDS)
 

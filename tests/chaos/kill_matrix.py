@@ -25,16 +25,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from unittest.mock import patch
 
-from storage.s3_calls import make_client
 from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.kill_jobs import write_rollouts, write_training
 from tests.chaos.kill_life import Cell, Life, Victim, raysmith
 from tests.chaos.kill_traps import Phase
 from tests.chaos.kill_witness import Outcome, Store, faults
 from tests.ray_head import ray_head
-from tests.s3_server import CREDENTIALS, s3_process
+from tests.s3_server import CREDENTIALS, s3_client, s3_process
 
 ROUNDS = {
     Victim.DRIVER: 2,
@@ -133,8 +131,7 @@ class Matrix:
         folder = self._folder / f"life-{self._lives}"
         with ExitStack() as stack:
             upstream = stack.enter_context(s3_process())
-            with patch.dict(os.environ, CREDENTIALS):
-                client = make_client(upstream)
+            client = s3_client(upstream)
             client.create_bucket(Bucket="runs")
             proxy = FaultProxy(upstream, rate=0, seed=0)
             stack.enter_context(proxy.running())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from storage.manifest import MARKER_FILE, OWNER_FILE, Manifest, manifest_from_json
+from storage.manifest import MARKER_FILE, OWNER_FILE, manifest_from_json
 
 _CHECKPOINT = re.compile(r"stages/([\w-]+)/checkpoint-(\d+)/" + MARKER_FILE)
 
@@ -114,13 +114,10 @@ class Store:
 
     def torn(self) -> Iterator[str]:
         """What is marked as committed, and is not what was committed."""
-        for key in self.all_keys():
-            if not key.endswith(f"/{MARKER_FILE}"):
-                continue
-            manifest: Manifest = manifest_from_json(self.read(key))
+        there = set(self.all_keys())
+        for key in sorted(key for key in there if key.endswith(f"/{MARKER_FILE}")):
             folder = key.removesuffix(MARKER_FILE)
-            there = {each for each in self.all_keys() if each.startswith(folder)}
-            for file in manifest.files:
+            for file in manifest_from_json(self.read(key)).files:
                 if folder + file.name not in there:
                     yield f"{folder}{file.name} is missing"
                 elif _sha256(self.read(folder + file.name)) != file.sha256:

@@ -13,20 +13,18 @@ import secrets
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from unittest.mock import patch
 
 from jobs.errors import RaysmithError
 from storage.backend import MissingKey
 from storage.s3 import S3Backend
-from storage.s3_calls import Patience, make_client
-from tests.s3_server import CREDENTIALS
+from storage.s3_calls import Patience
+from tests.s3_server import s3_client
 
 CLIENTS = 4
 PART_BYTES = 512 * 1024
@@ -54,10 +52,9 @@ class Drill:
         self._seed = seed
         bucket = f"drill-{secrets.token_hex(6)}"
         patience = Patience(60 if retries else 0, 60, first_pause_s=0.01, longest_pause_s=0.2)
-        with _credentials():
-            self._client = make_client(direct)
-            self._clients = [make_client(through, connections=16) for _ in range(CLIENTS)]
-            self._client.create_bucket(Bucket=bucket)
+        self._client = s3_client(direct)
+        self._clients = [s3_client(through, connections=16) for _ in range(CLIENTS)]
+        self._client.create_bucket(Bucket=bucket)
         self._bucket = bucket
         self._backends = [
             S3Backend(each, bucket, _PREFIX, patience, threads=4, part_bytes=PART_BYTES)
@@ -247,9 +244,3 @@ class _Client:
             return read()
         except MissingKey:
             return None
-
-
-@contextmanager
-def _credentials() -> Iterator[None]:
-    with patch.dict(os.environ, CREDENTIALS):
-        yield

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SaveLlama
+from tests.conftest import ASKED, SaveLlama
 from tests.integration.served import Served, served
 
 OwnRay = Callable[[int], AbstractContextManager[None]]
@@ -53,12 +53,7 @@ def asked_model(
     save_llama(
         folder,
         AutoTokenizer.from_pretrained(tiny_model),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=False,
+        **ASKED,
     )
     return folder
 
