@@ -144,10 +144,9 @@ def _refuse_elsewhere(run: RunLayout, asked: Asked) -> None:
     """Refuses a submitted run whose files would have to travel again, and are not here."""
     sent = asked.submitted
     if sent and sent.working_dir and not Path(sent.working_dir).is_dir():
-        name = f"{run.folder.parent.name}/{run.folder.name}"
         raise UserError(
-            f"run {name} was submitted from {sent.host}, and the files that went along are not on "
-            f"this machine: there is no folder {sent.working_dir}",
+            f"run {run.full_name} was submitted from {sent.host}, and the files that went along "
+            f"are not on this machine: there is no folder {sent.working_dir}",
             f"give the same command on {sent.host}; or where its spec and files are: raysmith "
             f"submit {Path(asked.spec).name} --address {sent.address} --storage {sent.storage}",
         )
@@ -159,8 +158,7 @@ def _refuse_pods(run: RunLayout, asked: Asked) -> None:
 
     if Path(asked.spec).is_relative_to(CONFIG_PATH) and not Path(asked.spec).exists():
         raise UserError(
-            f"run {run.folder.parent.name}/{run.folder.name} is one of KubeRay's, in pods of its "
-            "own",
+            f"run {run.full_name} is one of KubeRay's, in pods of its own",
             "submit its spec again, which goes on with it: raysmith submit SPEC --backend kuberay "
             "--profile PROFILE; --force-stage STAGE there runs a stage anew",
         )

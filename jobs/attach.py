@@ -23,7 +23,7 @@ def attach(
         Interrupted: at Ctrl-C, which the run takes no notice of.
     """
     status = read_status(layout)
-    run = f"{status.name}/{status.run_id}"
+    run = status.full_name
     where = f" by process {status.driver.pid} on {status.driver.host}" if status.driver else ""
     write(f"run {run} is driven already{where}; its logs follow, and Ctrl-C leaves it at work")
     try:

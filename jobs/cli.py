@@ -27,6 +27,7 @@ from jobs.options import (
     no_cache_option,
     profile_option,
     resolve_job,
+    run_argument,
     set_option,
     ship_code_option,
     spec_argument,
@@ -210,11 +211,8 @@ def run(
     )
 
 
-_run_name = click.argument("run", default="", metavar="[RUN]")
-
-
 @cli.command()
-@_run_name
+@run_argument
 @storage_option
 @profile_option
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end.")
@@ -237,11 +235,11 @@ def stop(
 
     status = stop_run(_run_layout(run, storage), wait=not no_wait, now=now)
     state = "asked to stop" if no_wait else shown_state(status)
-    click.echo(f"{status.name}/{status.run_id}: {state}")
+    click.echo(f"{status.full_name}: {state}")
 
 
 @cli.command()
-@_run_name
+@run_argument
 @click.option("--model", required=True, metavar="REF", help="What to serve, as in a spec.")
 @click.option("--stage", help="The serve stage, where the run has several.")
 @storage_option

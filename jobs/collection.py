@@ -21,9 +21,8 @@ from jobs.observed import Clock, RunStatus, is_live, read_status, utc_now
 from jobs.removal import Doomed, all_runs, remove, takers
 from jobs.state import RunState
 from storage.commit import discard
-from storage.committed import read_owner
+from storage.committed import read_owner, unfinished
 from storage.layout import Layout, RunLayout
-from storage.manifest import MARKER_FILE, OWNER_FILE
 from storage.working_copy import place_of
 
 _RUN_ID = re.compile(r"(\d{8}-\d{6})-[0-9a-f]{6}(-\d+)?")
@@ -66,24 +65,20 @@ class Found:
 def find_garbage(layout: Layout, rules: Rules, now: Clock = utc_now) -> Found:
     """Looks at all runs of a storage. Removes nothing."""
     runs = list(all_runs(layout))
+    taken = takers(layout, runs)
     mine = [run for run in runs if rules.name in ("", run.name)]
-    old = {_name(run): run for run in mine if not is_live(run, now)}
-    old = {_name(run): run for run in _old(mine, rules, now) if _name(run) in old}
-    stay = _spare_taken(layout, old, runs)
+    old = {run.full_name: run for run in _old(mine, rules, now) if not is_live(run, now)}
+    stay = _spare_taken(old, taken)
     garbage = [_whole_run(layout, run) for run in old.values()]
-    needed = {taken for user, _, taken in takers(layout, runs) if is_live(user, now)}
+    needed = {run for user, _, run in taken if is_live(user, now)}
     for run in mine:
-        if _name(run) in old or is_live(run, now):
+        if run.full_name in old or is_live(run, now):
             continue
         at = layout.run(run.name, run.run_id)
-        if rules.copies and run.state is not RunState.RUNNING and _name(run) not in needed:
+        if rules.copies and run.state is not RunState.RUNNING and run.full_name not in needed:
             garbage += _copy(at)
         garbage += _dead_folders(at)
     return Found([*garbage, *_remnants(layout, runs, rules, now)], stay)
-
-
-def _name(run: RunStatus) -> str:
-    return f"{run.name}/{run.run_id}"
 
 
 def _old(runs: Iterable[RunStatus], rules: Rules, now: Clock) -> Iterator[RunStatus]:
@@ -105,20 +100,21 @@ def _changed_at(run: RunStatus) -> datetime:
     return datetime.fromisoformat((ended and run.changed_at) or run.updated_at)
 
 
-def _spare_taken(layout: Layout, old: dict[str, RunStatus], runs: Sequence[RunStatus]) -> list[str]:
+def _spare_taken(
+    old: dict[str, RunStatus], taken: Sequence[tuple[RunStatus, str, str]]
+) -> list[str]:
     """Takes those from `old` whose artifacts a run takes that stays, and tells why each stays."""
-    taken_by = takers(layout, runs)
     stay: list[str] = []
     while True:
         spared = {
-            taken: f"{taken} stays: stage {stage} of {_name(user)} took its artifact from it"
-            for user, stage, taken in taken_by
-            if taken in old and _name(user) not in old
+            run: f"{run} stays: stage {stage} of {user.full_name} took its artifact from it"
+            for user, stage, run in taken
+            if run in old and user.full_name not in old
         }
         if not spared:
             return stay
-        for taken, reason in spared.items():
-            del old[taken]
+        for run, reason in spared.items():
+            del old[run]
             stay.append(reason)
 
 
@@ -140,35 +136,21 @@ def _dead_folders(run: RunLayout) -> Iterator[Garbage]:
             delete(folder)
 
         where = folder.relative_to(run.folder).as_posix()
-        what = f"{run.folder.parent.name}/{run.folder.name}: {where}, which was never finished"
+        what = f"{run.full_name}: {where}, which was never finished"
         return Garbage(what, _size_bytes(folder), delete_now)
 
-    for folder in _claimed(run):
+    for folder in unfinished(run.folder):
         owner = read_owner(folder)
-        if owner and owner.run_id == run.folder.name and not _is_marked(folder):
+        if owner and owner.run_id == run.folder.name:
             yield garbage(folder, discard)
     for folder in sorted(run.folder.glob("stages/*/scratch")):
         if not folder.is_symlink():
             yield garbage(folder, shutil.rmtree)
 
 
-def _claimed(run: RunLayout) -> list[Path]:
-    if place := place_of(run.folder):
-        keys = [entry.key for entry in place.store.list(place.prefix)]
-        names = [key.removeprefix(place.prefix) for key in keys if key.endswith(f"/{OWNER_FILE}")]
-        return [(run.folder / name).parent for name in names]
-    return sorted(Path(folder) for folder, _, names in os.walk(run.folder) if OWNER_FILE in names)
-
-
-def _is_marked(folder: Path) -> bool:
-    if place := place_of(folder):
-        return place.store.exists(place.prefix + MARKER_FILE)
-    return (folder / MARKER_FILE).exists()
-
-
 def _copy(run: RunLayout) -> Iterator[Garbage]:
     if place_of(run.folder) and any(path != run.status for path in run.folder.iterdir()):
-        what = f"the copy of {run.folder.parent.name}/{run.folder.name} on this machine"
+        what = f"the copy of {run.full_name} on this machine"
         size_bytes = _disk_bytes(run.folder)
         yield Garbage(what, size_bytes, lambda: shutil.rmtree(run.folder))
 
@@ -177,16 +159,16 @@ def _remnants(
     layout: Layout, runs: Sequence[RunStatus], rules: Rules, now: Clock
 ) -> Iterator[Garbage]:
     """Folders of runs whose removal was cut off: their status went first."""
-    known = {_name(run) for run in runs}
+    known = {run.full_name for run in runs}
     for name in layout.names():
         for run_id in layout.runs(name) if rules.name in ("", name) else ():
             born = _RUN_ID.fullmatch(run_id)
             run = layout.run(name, run_id)
-            if not born or f"{name}/{run_id}" in known or run.status.exists():
+            if not born or run.full_name in known or run.status.exists():
                 continue
             at = datetime.strptime(born[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
             if now() - at > _UNFINISHED_FOR:
-                what = f"what is left of run {name}/{run_id}"
+                what = f"what is left of run {run.full_name}"
                 yield Garbage(what, _size_bytes(run.folder), _removal(run))
 
 

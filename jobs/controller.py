@@ -114,7 +114,7 @@ def _changed(status: RunStatus, checked: Checked) -> UserError:
     other = [name for name, key in checked.keys.items() if keys.get(name, key) != key]
     what = f"what stage {other[0]} works on" if other else "what its stages work on"
     return UserError(
-        f"run {status.name}/{status.run_id} can't go on: {what} has changed since it began",
+        f"run {status.full_name} can't go on: {what} has changed since it began",
         "put the data, the models and raysmith back to what they were, or start a run of the spec",
     )
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from jobs.options import layout_of, profile_option, storage_option
-
-if TYPE_CHECKING:
-    from storage.layout import Layout
 
 _ABANDONED_S = 86400.0
 
@@ -63,6 +58,7 @@ def gc(
     from jobs.collection import Rules, find_garbage
     from jobs.runs import reindex as make_index
     from jobs.view.artifacts import size_text
+    from storage.working_copy import store_of
 
     layout = layout_of(storage)
     if reindex and not dry_run:
@@ -75,7 +71,7 @@ def gc(
             each.remove()
         done = "would remove" if dry_run else "removed"
         click.echo(f"{done} {each.what}: {size_text(each.size_bytes)}")
-    uploads = () if dry_run else _abort_uploads(layout)
+    uploads = () if dry_run else store_of(layout.root).abort_uploads("", _ABANDONED_S)
     for upload in uploads:
         click.echo(f"ended the upload of {upload}")
     if not found.garbage and not uploads:
@@ -83,12 +79,3 @@ def gc(
     else:
         total = size_text(sum(each.size_bytes for each in found.garbage))
         click.echo(f"{total} {'would be' if dry_run else 'are'} free")
-
-
-def _abort_uploads(layout: Layout) -> tuple[str, ...]:
-    from storage.local import LocalBackend
-    from storage.working_copy import place_of
-
-    if place := place_of(layout.root):
-        return place.store.abort_uploads(place.prefix, _ABANDONED_S)
-    return LocalBackend(layout.root).abort_uploads("", _ABANDONED_S)

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.options import layout_of, profile_option, ship_code_option, storage_option
+from jobs.options import (
+    layout_of,
+    profile_option,
+    run_argument,
+    ship_code_option,
+    storage_option,
+)
 
 if TYPE_CHECKING:
     from jobs.asked import Again
@@ -59,7 +65,6 @@ def rm(runs: tuple[str, ...], storage: str, yes: bool) -> None:
         click.echo(f"removed {run}")
 
 
-_run_name = click.argument("run", default="", metavar="[RUN]")
 _address = click.option(
     "--address",
     metavar="ADDRESS",
@@ -68,7 +73,7 @@ _address = click.option(
 
 
 @click.command()
-@_run_name
+@run_argument
 @storage_option
 @_address
 @ship_code_option
@@ -83,7 +88,7 @@ def resume(run: str, storage: str, address: str | None, ship_code: bool) -> None
 
 
 @click.command()
-@_run_name
+@run_argument
 @storage_option
 @click.option(
     "--from", "stage", required=True, metavar="STAGE",

@@ -11,14 +11,13 @@ from jobs.options import (
     backend_option,
     layout_of,
     profile_option,
+    run_argument,
     storage_option,
 )
 
-_run_name = click.argument("run", default="", metavar="[RUN]")
-
 
 @click.command()
-@_run_name
+@run_argument
 @storage_option
 @profile_option
 @address_option
@@ -43,7 +42,7 @@ def status(run: str, storage: str, address: str | None, backend: str | None, as_
 
 
 @click.command()
-@_run_name
+@run_argument
 @click.argument("stage", required=False)
 @storage_option
 @profile_option
@@ -90,7 +89,7 @@ def logs(
 
 
 @click.command()
-@_run_name
+@run_argument
 @storage_option
 @profile_option
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
@@ -105,7 +104,7 @@ def events(run: str, storage: str, follow: bool, as_json: bool) -> None:
 
 
 @click.command()
-@_run_name
+@run_argument
 @storage_option
 @profile_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

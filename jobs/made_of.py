@@ -32,8 +32,7 @@ def made_of(stage: StagePlan, taken: Mapping[str, Path], checked: Checked) -> di
 
 def _artifacts(taken: Mapping[str, Path]) -> Iterator[dict[str, JSON]]:
     for field, folder in taken.items():
-        run = run_of(folder).folder
-        entry = {"name": field, "run": f"{run.parent.name}/{run.name}", "stage": folder.name}
+        entry = {"name": field, "run": run_of(folder).full_name, "stage": folder.name}
         manifest = read_committed(folder)
         known = {"key": manifest.owner.key, "digest": manifest.digest} if manifest else {}
         yield {**entry, **known}

@@ -106,8 +106,7 @@ class StageStatus(_Recorded):
         """The run that an artifact from the cache comes from: `name/run_id`."""
         if self.state is not StageState.CACHED or not self.artifact:
             return None
-        run = run_of(Path(self.artifact)).folder
-        return f"{run.parent.name}/{run.name}"
+        return run_of(Path(self.artifact)).full_name
 
 
 class Driver(_Recorded):
@@ -147,6 +146,11 @@ class RunStatus(_Recorded):
     message: str | None = None
     forced: tuple[str, ...] = ()
     """The stages that take nothing from the cache, also when the run is taken up again."""
+
+    @property
+    def full_name(self) -> str:
+        """What tells the run from all others of its storage: `name/run_id`."""
+        return f"{self.name}/{self.run_id}"
 
     def stage(self, name: str) -> StageStatus:
         """The status of one stage. Raises KeyError."""

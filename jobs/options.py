@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_STORAGE = "./runs"
 
 spec_argument = click.argument("spec", type=click.Path(path_type=Path))
+run_argument = click.argument("run", default="", metavar="[RUN]")
 set_option = click.option(
     "--set",
     "overrides",

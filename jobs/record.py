@@ -158,7 +158,7 @@ class Record:
         here, driver = Driver.here(), self._status.driver
         if driver and driver != here and is_live(self._status, self._now):
             raise UserError(
-                f"run {self._status.name}/{self._status.run_id} is being driven by process "
+                f"run {self._status.full_name} is being driven by process "
                 f"{driver.pid} on {driver.host}",
                 remedy="watch it with `raysmith logs --follow`, or stop that process first",
             )
@@ -166,7 +166,7 @@ class Record:
             self._enter(RunState.RUNNING, driver=here, message=None)
         except FencedOut as error:
             raise UserError(
-                f"another process has just taken up run {self._status.name}/{self._status.run_id}",
+                f"another process has just taken up run {self._status.full_name}",
                 remedy="watch it with `raysmith logs --follow`",
             ) from error
         self.event("run_resumed", host=here.host, pid=here.pid)

@@ -31,7 +31,7 @@ class Doomed:
     status: RunStatus
 
     def __str__(self) -> str:
-        return f"{self.status.name}/{self.status.run_id}"
+        return self.status.full_name
 
 
 def removable(layout: Layout, names: Sequence[str]) -> list[Doomed]:
@@ -67,7 +67,7 @@ def _named(layout: Layout, name: str) -> Doomed:
     if name == status.name and name != status.run_id:
         raise UserError(
             f"{name!r} is the name of runs, and which one goes must be said",
-            f"give an id, such as {status.name}/{status.run_id}; see `raysmith list {name}`",
+            f"give an id, such as {status.full_name}; see `raysmith list {name}`",
         )
     run = layout.run(status.name, status.run_id)
     if run.folder.resolve() != found.folder.resolve():
@@ -81,7 +81,7 @@ def _named(layout: Layout, name: str) -> Doomed:
 
 def _refuse_live(status: RunStatus) -> None:
     if is_live(status):
-        run = f"{status.name}/{status.run_id}"
+        run = status.full_name
         raise UserError(f"{run} is at work", f"stop it first: raysmith stop {run}")
 
 
@@ -89,7 +89,7 @@ def _refuse_used(layout: Layout, doomed: Sequence[Doomed]) -> None:
     """Refuses runs whose artifacts others take: the records tell, and the index does not."""
     going = {str(run) for run in doomed}
     for user, stage, run in takers(layout, all_runs(layout)):
-        by = f"{user.name}/{user.run_id}"
+        by = user.full_name
         if run in going and by not in going:
             raise UserError(
                 f"{run} stays: stage {stage} of {by} took its artifact from it",
@@ -108,7 +108,7 @@ def takers(layout: Layout, runs: Iterable[RunStatus]) -> list[tuple[RunStatus, s
             artifact = here(Path(stage.artifact)).resolve() if stage.artifact else root
             if artifact.is_relative_to(root):
                 run = "/".join(artifact.relative_to(root).parts[:2])
-                if run not in ("", f"{user.name}/{user.run_id}"):
+                if run not in ("", user.full_name):
                     found.append((user, stage.name, run))
     return found
 

@@ -72,10 +72,10 @@ def actions(
 
     def action(stage: str, key: str) -> Next:
         if stage not in forced and (found := find_artifact(layout, key)):
-            return Next("cached", _name_of(run_of(found)))
+            return Next("cached", run_of(found).full_name)
         if run and begun.get(stage) == key:
             there = layout.run(run.name, run.run_id)
-            return Next("resume", _name_of(there), _newest_step(there.stage(stage)))
+            return Next("resume", there.full_name, _newest_step(there.stage(stage)))
         return Next("run")
 
     return {stage: action(stage, key) for stage, key in keys.items()}
@@ -94,10 +94,6 @@ def _newest_step(stage: StageLayout) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def _name_of(run: RunLayout) -> str:
-    return f"{run.folder.parent.name}/{run.folder.name}"
-
-
 def resolve_run(layout: Layout, text: str = "") -> RunLayout:
     """The run that `text` means: a run's folder or URI, `name/run_id`, a run id, or a name.
 
@@ -106,9 +102,10 @@ def resolve_run(layout: Layout, text: str = "") -> RunLayout:
     Raises:
         UserError: there is no such run; the message lists the newest ones.
     """
-    if run := _named(layout, text):
-        return run
-    raise _no_run(layout, f"no run {text!r}" if text else "no run")
+    run, known = _named(layout, text)
+    if run is None:
+        raise _no_run(layout, known, f"no run {text!r}" if text else "no run")
+    return run
 
 
 def run_and_stage(
@@ -122,33 +119,37 @@ def run_and_stage(
     Raises:
         UserError: there is no such run, nor such a stage.
     """
-    if run := _named(layout, text):
+    run, known = _named(layout, text)
+    if run:
         return run, stage
     if stage is not None or not text:
-        return resolve_run(layout, text), stage
-    for entry in entries(layout):
+        raise _no_run(layout, known, f"no run {text!r}" if text else "no run")
+    newest: RunStatus | None = None
+    for entry in known:
         status = status_at(layout, entry)
         if status and text in (each.name for each in status.stages):
             return layout.run(entry.name, entry.run_id), text
-    newest = next(filter(None, (status_at(layout, entry) for entry in entries(layout))), None)
+        newest = newest or status
     stages = ", ".join(each.name for each in newest.stages) if newest else ""
     what = f"no run, and no run with a stage, called {text!r}"
-    raise _no_run(layout, what, f"; the stages of the newest are: {stages}")
+    raise _no_run(layout, known, what, f"; the stages of the newest are: {stages}")
 
 
-def _named(layout: Layout, text: str) -> RunLayout | None:
+def _named(layout: Layout, text: str) -> tuple[RunLayout | None, list[RunEntry]]:
+    """The run that `text` means, if any; and the index, where it had to be read."""
     if text and is_recorded(named := run_at(text)):
-        return named
-    for entry in entries(layout):
-        if text in ("", entry.name, entry.run_id, f"{entry.name}/{entry.run_id}"):
+        return named, []
+    known = entries(layout)
+    for entry in known:
+        if text in ("", entry.name, entry.run_id, entry.full_name):
             run = layout.run(entry.name, entry.run_id)
             if is_recorded(run):
-                return run
-    return None
+                return run, known
+    return None, known
 
 
-def _no_run(layout: Layout, what: str, more: str = "") -> UserError:
-    names = [f"{entry.name}/{entry.run_id}" for entry in entries(layout)[:_LISTED_RUNS]]
+def _no_run(layout: Layout, known: Sequence[RunEntry], what: str, more: str = "") -> UserError:
+    names = [entry.full_name for entry in known[:_LISTED_RUNS]]
     return UserError(
         f"there is {what} in {layout.root}",
         remedy=f"choose one of: {', '.join(names)}{more}"

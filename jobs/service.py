@@ -63,7 +63,7 @@ def _live(layout: RunLayout) -> RunStatus:
     status = read_status(layout)
     if not is_live(status):
         raise UserError(
-            f"run {status.name}/{status.run_id} is not going on: it {status.state.value}",
+            f"run {status.full_name} is not going on: it {status.state.value}",
             "see it with `raysmith status`",
         )
     return status
@@ -78,8 +78,7 @@ def _serving(layout: RunLayout, status: RunStatus, name: str | None) -> StageSta
         ):
             return stage
     raise UserError(
-        f"run {status.name}/{status.run_id} serves nothing"
-        + (f" in a stage {name!r}" if name else ""),
+        f"run {status.full_name} serves nothing" + (f" in a stage {name!r}" if name else ""),
         "wait until it does, as `raysmith status` shows; or name another run",
     )
 

@@ -4,11 +4,12 @@ See `storage.commit` for the protocol.
 """
 
 import hashlib
+import os
 import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal, NamedTuple
 
 from jobs.errors import RaysmithError
@@ -126,6 +127,19 @@ def newest_committed(folders: Iterable[Path], verify: Verify = "sizes") -> Newes
             return Newest(verdict.manifest, folder, skipped)
         skipped.append(verdict.reason)
     return None
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """The folders below `folder` that were claimed and have no marker, in order."""
+    if place := place_of(folder):
+        names = {entry.key.removeprefix(place.prefix) for entry in place.store.list(place.prefix)}
+        claimed = {PurePosixPath(name).parent for name in names if name.endswith(f"/{OWNER_FILE}")}
+        return sorted(folder / each for each in claimed if f"{each}/{MARKER_FILE}" not in names)
+    return sorted(
+        Path(parent)
+        for parent, _, names in os.walk(folder)
+        if OWNER_FILE in names and MARKER_FILE not in names
+    )
 
 
 def owner_here(folder: Path) -> Owner | None:

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from storage.backend import Backend
-from storage.local import LocalBackend
-from storage.working_copy import place_of
+from storage.working_copy import store_of
 
 FOLDER: Final = "_index"
 _RUNS: Final = f"{FOLDER}/runs/"
@@ -38,6 +36,11 @@ class RunEntry:
     """The beginning of its digest."""
     at: str
     """When it came into this state: ISO 8601 in UTC without separators, which sorts by time."""
+
+    @property
+    def full_name(self) -> str:
+        """What tells the run from all others: `name/run_id`."""
+        return f"{self.name}/{self.run_id}"
 
     @classmethod
     def of(cls, run_id: str, name: str, state: str, digest: str, at: str) -> RunEntry:
@@ -63,8 +66,7 @@ class Index:
     """The index of one storage root."""
 
     def __init__(self, root: Path) -> None:
-        place = place_of(root)
-        self._store: Backend = place.store if place else LocalBackend(root)
+        self._store = store_of(root)
 
     def runs(self) -> list[RunEntry]:
         """All runs, those whose state changed last first."""

@@ -260,6 +260,11 @@ class RunLayout:
     folder: Path
 
     @property
+    def full_name(self) -> str:
+        """What tells the run from all others of its root: `name/run_id`."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
     def spec(self) -> Path:
         """The spec as the user wrote it."""
         return self.folder / "spec.yaml"

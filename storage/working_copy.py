@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 
 from jobs.errors import UserError
 from storage.backend import Backend, open_backend
+from storage.local import LocalBackend
 from storage.uri import StorageUri, parse_uri
 
 _QUOTED = re.compile(r"[a-z0-9]+%3A%2F%2F.+")
@@ -86,6 +87,12 @@ def place_of(path: Path) -> Place | None:
             uri = unquote(part)
             return Place(opened(uri), uri, "/".join(parts[index + 1 :]))
     return None
+
+
+def store_of(root: Path) -> Backend:
+    """The store of a storage root: of its working copy, else the disk itself."""
+    place = place_of(root)
+    return place.store if place else LocalBackend(root)
 
 
 @cache

@@ -56,7 +56,7 @@ _EXAMPLE = "give an http or https address, such as http://127.0.0.1:8000"
 def _address_of_run(run: RunLayout) -> str:
     status = read_status(run)
     stages = [stage for stage in status.stages if stage.kind == "serve"]
-    name = f"run {status.name}/{status.run_id}"
+    name = f"run {status.full_name}"
     if not stages:
         raise UserError(f"{name} serves nothing: it has no stage of kind serve", _how(status))
     live = is_live(status)

@@ -70,7 +70,7 @@ def artifacts(layout: RunLayout) -> list[Artifact]:
                 digest=manifest.digest if manifest else "",
                 key=manifest.owner.key if manifest else "",
                 inputs=dict(edges.get(stage.name, Edges()).inputs),
-                run=stage.origin or f"{status.name}/{status.run_id}",
+                run=stage.origin or status.full_name,
                 made_of=made_of if isinstance(made_of, dict) else {},
                 cached=stage.state is StageState.CACHED,
                 path=shown(folder),

@@ -26,7 +26,7 @@ def closing(
     """
     took = ", ".join(f"{name} {duration(seconds)}" for name, seconds in timings.items())
     lines = [
-        f"{status.name}/{status.run_id} {status.state.value}",
+        f"{status.full_name} {status.state.value}",
         *([f"time: {took}"] * bool(took)),
     ]
     for stage in status.stages:

@@ -26,7 +26,7 @@ def difference(first: RunLayout, second: RunLayout) -> str:
     Raises:
         UserError: a folder holds no readable record.
     """
-    names = tuple(f"{s.name}/{s.run_id}" for s in (read_status(first), read_status(second)))
+    names = tuple(s.full_name for s in (read_status(first), read_status(second)))
     sections = [
         ("settings", _changed(_plan(first), _plan(second))),
         ("made of", _changed(_made_of(first), _made_of(second))),

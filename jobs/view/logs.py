@@ -140,7 +140,7 @@ def _files(attempt: AttemptLayout) -> Iterator[tuple[str, Path]]:
 
 def _check(status: RunStatus, stage: str | None, attempt: int | None) -> None:
     stages = [each for each in status.stages if stage in (None, each.name)]
-    run = f"run {status.name}/{status.run_id}"
+    run = f"run {status.full_name}"
     if not stages:
         names = ", ".join(each.name for each in status.stages)
         raise UserError(f"{run} has no stage {stage!r}", remedy=f"its stages are: {names}")
@@ -158,7 +158,7 @@ def _check(status: RunStatus, stage: str | None, attempt: int | None) -> None:
 def _no_rank(
     layout: RunLayout, status: RunStatus, stage: str | None, attempt: int | None, rank: int
 ) -> UserError:
-    where = f"stage {stage}" if stage else f"run {status.name}/{status.run_id}"
+    where = f"stage {stage}" if stage else f"run {status.full_name}"
     of_attempt = f" in attempt {attempt}" if attempt else ""
     sources = [source for source, _ in _logs(layout, status, stage, attempt)]
     ranks = [str(source) for source in sources if source.role.startswith("rank")]

@@ -79,7 +79,7 @@ def _chosen(layout: Layout, name: str, state: str | None, now: Clock) -> Iterato
 def _row(run: RunStatus, now: Clock) -> tuple[str, ...]:
     done = sum(stage.state.has_artifact for stage in run.stages)
     return (
-        f"{run.name}/{run.run_id}",
+        run.full_name,
         shown_state(run, now),
         clock_time(run.created_at),
         duration(_took_s(run, now)),

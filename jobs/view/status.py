@@ -49,7 +49,7 @@ def render_status(layout: RunLayout, *, markup: bool = False, now: Clock = utc_n
     """
     status = read_status(layout)
     live = is_live(status, now)
-    head = f"{status.name}/{status.run_id}: {_run_state(status, live)}"
+    head = f"{status.full_name}: {_run_state(status, live)}"
     lines = [head, f"folder: {shown(layout.folder)}", f"started: {clock_time(status.created_at)}"]
     if status.message:
         lines.append(f"message: {status.message}")
