@@ -20,6 +20,7 @@ from jobs.errors import UserError
 from jobs.observed import Clock, RunStatus, is_live, read_status, utc_now
 from jobs.removal import Doomed, all_runs, remove, takers
 from jobs.state import RunState
+from jobs.view.runs import shown_state
 from storage.commit import discard
 from storage.committed import read_owner, unfinished
 from storage.layout import Layout, RunLayout
@@ -121,8 +122,7 @@ def _spare_taken(
 def _whole_run(layout: Layout, run: RunStatus) -> Garbage:
     at = layout.run(run.name, run.run_id)
     doomed = Doomed(at, run)
-    state = run.state if run.state is not RunState.RUNNING else "interrupted"
-    what = f"run {doomed} ({state}, {_changed_at(run):%Y-%m-%d})"
+    what = f"run {doomed} ({shown_state(run)}, {_changed_at(run):%Y-%m-%d})"
     return Garbage(what, _size_bytes(at.folder), lambda: remove(layout, doomed))
 
 

@@ -182,14 +182,20 @@ def matrix(victims: Sequence[Victim]) -> list[Cell]:
     return [*found, *[Cell(v, Phase.AT_THE_END) for v in victims if v is Victim.DRIVER]]
 
 
+def _victims(text: str) -> list[Victim]:
+    return [Victim(name) for name in text.split(",")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, help="so many of the cells, drawn; all by default")
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
-    parser.add_argument("--victims", default=",".join(Victim))
+    names = ",".join(Victim)
+    parser.add_argument(
+        "--victims", type=_victims, default=names, help=f"of {names}; all by default"
+    )
     options = parser.parse_args()
-    victims = [Victim(name) for name in options.victims.split(",")]
-    wanted = matrix(victims)
+    wanted = matrix(options.victims)
     if options.kills:
         wanted = random.Random(options.seed).sample(wanted, min(options.kills, len(wanted)))
     began = time.monotonic()
