@@ -16,6 +16,7 @@ from workloads.doctor.findings import (
     Finding,
     clocks,
     code,
+    copies,
     gpus,
     network,
     resources,
@@ -24,7 +25,17 @@ from workloads.doctor.findings import (
     versions,
 )
 from workloads.doctor.network import Peer, Reach
-from workloads.doctor.node import Node, NodeFacts, StorageFacts, facts, marks_seen, write_storage
+from workloads.doctor.node import (
+    Node,
+    NodeFacts,
+    StorageFacts,
+    copies_marks,
+    facts,
+    mark_copies,
+    marks_seen,
+    remove_copies_marks,
+    write_storage,
+)
 
 _TIMEOUT_S = 120.0
 _NETWORK_TIMEOUT_S = 30.0
@@ -75,6 +86,8 @@ def examine(storage_root: str) -> Iterator[Finding]:
     yield from gpus(found, told)
     yield room(told)
     yield from _storage(found, storage_root)
+    if len(found) > 1 and parse_uri(storage_root).local_path is None:
+        yield _copies(found, storage_root)
     yield from _network(found)
 
 
@@ -109,6 +122,16 @@ def _storage(found: list[Node], root: str) -> Iterator[Finding]:
     finally:
         with suppress(OSError, RaysmithError):
             open_backend(parse_uri(root)).delete_prefix(f"{prefix}/")
+
+
+def _copies(found: list[Node], root: str) -> Finding:
+    prefix = f".doctor-{secrets.token_hex(4)}"
+    try:
+        for node in found:
+            _on_nodes([node], partial(mark_copies, root, prefix, node.id))
+        return copies(root, found, _on_nodes(found, partial(copies_marks, root, prefix)))
+    finally:
+        _on_nodes(found, partial(remove_copies_marks, root, prefix))
 
 
 def _network(found: list[Node]) -> Iterator[Finding]:

@@ -160,7 +160,8 @@ def storage(
     seen: Mapping[str, tuple[str, ...] | str],
 ) -> Iterator[Finding]:
     """Whether every node writes and reads the storage, sees what others wrote, and how fast."""
-    wrong, blind = [], []
+    wrong: list[str] = []
+    blind: list[str] = []
     well: list[StorageFacts] = []
     for node in nodes:
         facts = written[node.id]
@@ -168,10 +169,7 @@ def storage(
             wrong.append(f"{node.address}: {facts if isinstance(facts, str) else facts.error}")
             continue
         well.append(facts)
-        marks = seen.get(node.id, ())
-        missing = len(nodes) - len(marks) if not isinstance(marks, str) else len(nodes)
-        if missing:
-            blind.append(f"{node.address} does not see what {missing} of {len(nodes)} nodes wrote")
+        blind += _blind(node, nodes, seen)
     if wrong:
         yield Finding(
             "failed", "storage", f"{root}: {'; '.join(wrong)}",
@@ -184,6 +182,30 @@ def storage(
         )  # fmt: skip
     if well:
         yield from _speed(root, well, is_whole=not wrong and not blind)
+
+
+def copies(root: str, nodes: Sequence[Node], seen: Mapping[str, tuple[str, ...] | str]) -> Finding:
+    """Whether all nodes have the working copies of runs in S3 on one folder."""
+    blind = [text for node in nodes for text in _blind(node, nodes, seen)]
+    if not blind:
+        return Finding("ok", "working copies", f"all nodes have those of {root} on one folder")
+    return Finding(
+        "warning", "working copies",
+        f"those of {root} are not on one folder for all nodes: {'; '.join(blind)}",
+        "a stage on several nodes needs that: put them on a network file system, with the same "
+        "XDG_CACHE_HOME for all nodes",
+    )  # fmt: skip
+
+
+def _blind(
+    node: Node, nodes: Sequence[Node], seen: Mapping[str, tuple[str, ...] | str]
+) -> list[str]:
+    """What a node does not see of the marks that all nodes left, in words."""
+    marks = seen.get(node.id, ())
+    missing = len(nodes) - len(marks) if not isinstance(marks, str) else len(nodes)
+    if not missing:
+        return []
+    return [f"{node.address} does not see what {missing} of {len(nodes)} nodes wrote"]
 
 
 def _speed(root: str, well: Sequence[StorageFacts], *, is_whole: bool) -> Iterator[Finding]:

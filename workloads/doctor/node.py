@@ -15,8 +15,10 @@ from pathlib import Path
 from cluster.fingerprint import fingerprint, installed_fingerprint
 from jobs.errors import RaysmithError
 from storage.backend import open_backend
+from storage.local import LocalBackend
 from storage.probe import NO_ABILITIES, Abilities, probe
 from storage.uri import parse_uri
+from storage.working_copy import copy_of
 
 ENGINES = (
     "ray", "torch", "transformers", "peft", "deepspeed", "datasets", "vllm", "numpy", "pyarrow",
@@ -133,6 +135,25 @@ def marks_seen(storage: str, prefix: str) -> tuple[str, ...]:
     """The marks in the storage that this node sees."""
     backend = open_backend(parse_uri(storage))
     return tuple(Path(entry.key).name for entry in backend.list(f"{prefix}/marks/"))
+
+
+def mark_copies(storage: str, prefix: str, mark: str) -> None:
+    """Leaves this node's mark beside the working copies of runs in the storage."""
+    LocalBackend(_copies(storage)).write_bytes(f"{prefix}/marks/{mark}", b"")
+
+
+def copies_marks(storage: str, prefix: str) -> tuple[str, ...]:
+    """The marks beside the working copies that this node sees."""
+    return marks_seen(str(_copies(storage)), prefix)
+
+
+def remove_copies_marks(storage: str, prefix: str) -> None:
+    """Removes all marks that this node sees beside the working copies."""
+    LocalBackend(_copies(storage)).delete_prefix(f"{prefix}/")
+
+
+def _copies(storage: str) -> Path:
+    return copy_of(parse_uri(storage)).parent
 
 
 def _versions() -> list[tuple[str, str]]:

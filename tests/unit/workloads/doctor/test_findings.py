@@ -9,6 +9,7 @@ from storage.probe import Abilities
 from workloads.doctor.findings import (
     clocks,
     code,
+    copies,
     gpus,
     network,
     resources,
@@ -126,6 +127,15 @@ def test_storage_that_is_not_well(
     found = list(storage("/mnt/runs", NODES, {**both, **written}, {**marks, **seen}))
     assert any(said in finding.message and finding.level != "ok" for finding in found)
     assert all(finding.remedy for finding in found if finding.level != "ok")
+
+
+def test_working_copies_on_one_folder_or_not() -> None:
+    both: dict[str, tuple[str, ...] | str] = {"a": ("a", "b"), "b": ("a", "b")}
+    assert copies("s3://runs", NODES, both).level == "ok"
+    found = copies("s3://runs", NODES, {"a": ("a",), "b": "no answer"})
+    assert found.level == "warning"
+    assert "10.0.0.1 does not see what 1 of 2 nodes wrote; 10.0.0.2 does not" in found.message
+    assert "XDG_CACHE_HOME" in str(found.remedy)
 
 
 def test_network() -> None:
