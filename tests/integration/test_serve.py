@@ -100,6 +100,7 @@ def test_a_killed_replica_takes_only_its_own_requests_along(service: Service) ->
     assert set(results) <= {200, 502}
 
 
+@pytest.mark.soak
 def test_an_update_loses_no_request(service: Service, models: dict[str, Path]) -> None:
     before = service.text([5, 6, 7])["choices"][0]["text"]
     updates: list[subprocess.Popen[str]] = []
