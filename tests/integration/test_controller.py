@@ -100,7 +100,6 @@ def test_a_branch_that_stands_still_is_tried_again_and_the_other_goes_on(
     assert [event["state"] for event in _events(tmp_path, "run_finished")] == ["succeeded"]
 
 
-@pytest.mark.soak
 def test_a_run_that_is_stopped_twice_ends_at_once(spec: Path, tmp_path: Path) -> None:
     process = start(spec, tmp_path)
     wait_until(lambda: _step(tmp_path, "left") > 10, process)

@@ -120,7 +120,6 @@ def score_of(model: Any, prompt: Prompt) -> tuple[float, int, int]:
     return float(losses[learned].sum()), int(learned.sum()), int(right)
 
 
-@pytest.mark.soak
 def test_kills_and_resumed_runs_give_the_same_answers(task: Task, tmp_path: Path) -> None:
     sampled = replace(
         task, generation=GenerationSpec(max_new_tokens=NEW_TOKENS, temperature=1.0), n=2,

@@ -207,7 +207,6 @@ def test_the_only_engine_is_killed_twice(spec: Path, tmp_path: Path) -> None:
     assert "2 rollout actors were replaced" in output
 
 
-@pytest.mark.soak
 def test_a_rank_and_the_driver_are_killed(spec: Path, tmp_path: Path) -> None:
     """The run goes on from its checkpoint, without losing a prompt or training on one twice."""
     run = Run(spec, tmp_path)

@@ -66,7 +66,6 @@ stages:
         run.kill()
 
 
-@pytest.mark.soak
 def test_two_jobs_that_fit_run_side_by_side(start: Start) -> None:
     first, second = (start(name, "{workers: 2, cpus_per_worker: 1}") for name in ("one", "two"))
     first.finish()

@@ -94,7 +94,6 @@ def events(layout: RunLayout, kind: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == kind]
 
 
-@pytest.mark.soak
 def test_a_model_learns_from_its_best_answers_and_is_pushed(job: Path, s3_server: str) -> None:
     import boto3
 

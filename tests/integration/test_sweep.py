@@ -149,7 +149,6 @@ def _same_as_a_run_of_its_own(storage: Path, best: dict[str, str], tmp_path: Pat
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.soak
 def test_a_population_learns_from_its_best(tiny_model: Path, tmp_path: Path) -> None:
     space = """
     search_space:
