@@ -127,8 +127,7 @@ def _storage(found: list[Node], root: str) -> Iterator[Finding]:
 def _copies(found: list[Node], root: str) -> Finding:
     prefix = f".doctor-{secrets.token_hex(4)}"
     try:
-        for node in found:
-            _on_nodes([node], partial(mark_copies, root, prefix, node.id))
+        _on_nodes(found, partial(mark_copies, root, prefix))
         return copies(root, found, _on_nodes(found, partial(copies_marks, root, prefix)))
     finally:
         _on_nodes(found, partial(remove_copies_marks, root, prefix))

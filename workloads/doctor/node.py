@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from cluster.fingerprint import fingerprint, installed_fingerprint
 from jobs.errors import RaysmithError
-from storage.backend import open_backend
+from storage.backend import Backend, open_backend
 from storage.local import LocalBackend
 from storage.probe import NO_ABILITIES, Abilities, probe
 from storage.uri import parse_uri
@@ -133,27 +134,30 @@ def write_storage(storage: str, prefix: str, mark: str) -> StorageFacts:
 
 def marks_seen(storage: str, prefix: str) -> tuple[str, ...]:
     """The marks in the storage that this node sees."""
-    backend = open_backend(parse_uri(storage))
-    return tuple(Path(entry.key).name for entry in backend.list(f"{prefix}/marks/"))
+    return _marks(open_backend(parse_uri(storage)), prefix)
 
 
-def mark_copies(storage: str, prefix: str, mark: str) -> None:
-    """Leaves this node's mark beside the working copies of runs in the storage."""
-    LocalBackend(_copies(storage)).write_bytes(f"{prefix}/marks/{mark}", b"")
+def mark_copies(storage: str, prefix: str) -> None:
+    """Leaves a mark of this node's beside the working copies of runs in the storage."""
+    _beside_copies(storage).write_bytes(f"{prefix}/marks/{secrets.token_hex(8)}", b"")
 
 
 def copies_marks(storage: str, prefix: str) -> tuple[str, ...]:
     """The marks beside the working copies that this node sees."""
-    return marks_seen(str(_copies(storage)), prefix)
+    return _marks(_beside_copies(storage), prefix)
 
 
 def remove_copies_marks(storage: str, prefix: str) -> None:
     """Removes all marks that this node sees beside the working copies."""
-    LocalBackend(_copies(storage)).delete_prefix(f"{prefix}/")
+    _beside_copies(storage).delete_prefix(f"{prefix}/")
 
 
-def _copies(storage: str) -> Path:
-    return copy_of(parse_uri(storage)).parent
+def _beside_copies(storage: str) -> LocalBackend:
+    return LocalBackend(copy_of(parse_uri(storage)).parent)
+
+
+def _marks(backend: Backend, prefix: str) -> tuple[str, ...]:
+    return tuple(Path(entry.key).name for entry in backend.list(f"{prefix}/marks/"))
 
 
 def _versions() -> list[tuple[str, str]]:
