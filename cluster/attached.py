@@ -7,7 +7,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 from cluster import driver
 from cluster.fingerprint import fingerprint, installed_fingerprint
@@ -21,6 +23,7 @@ from jobs.plan.resolve import StagePlan
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _LOOK_S = 60.0
 _POLL_S = 0.5
+Answer = TypeVar("Answer")
 
 
 class AttachedCluster:
@@ -53,6 +56,18 @@ class AttachedCluster:
         while not (lost := self._lost(had)) and had and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return lost
+
+    def nodes_without(self, folder: Path) -> tuple[str, ...]:
+        """See `Cluster`. A node that does not answer is left out."""
+        if not self._connected:
+            return ()
+        from ray.exceptions import RayError
+
+        try:
+            found = _on_each_node(partial(_has_folder, folder))
+        except (RayError, RuntimeError):
+            return ()  # The cluster itself is out of reach.
+        return tuple(address for address, has in found.items() if has is False)
 
     def _lost(self, had: Mapping[str, Node]) -> tuple[str, ...]:
         if not had:
@@ -100,7 +115,7 @@ class AttachedCluster:
         driver.route_logs()
         try:
             if within or not self._ship_code:
-                _refuse_other_code(_codes_of_nodes(_running_code if within else _installed_code))
+                _refuse_other_code(_on_each_node(_running_code if within else _installed_code))
         except ClusterError:
             ray.shutdown()
             raise
@@ -118,27 +133,33 @@ class AttachedCluster:
             self._connected = False
 
 
-def _codes_of_nodes(code: Callable[[], str | None]) -> dict[str, str]:
-    """The fingerprint of our code on each node that has any, by the node's address."""
+def _on_each_node(question: Callable[[], Answer]) -> dict[str, Answer | str]:
+    """What each node answers, or why it can't, by its address; who takes too long is left out."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(num_cpus=0, max_retries=0)(code)
+    look = ray.remote(num_cpus=0, max_retries=0)(_called)
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     asked = {}
     for node, address in nodes.items():
         there = NodeAffinitySchedulingStrategy(node, soft=False)
-        asked[look.options(scheduling_strategy=there).remote()] = address
-    codes = {}
+        asked[look.options(scheduling_strategy=there).remote(question)] = address
+    answers: dict[str, Answer | str] = {}
     done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_LOOK_S)
     for answer in done:
         try:
-            found = ray.get(answer)
+            answers[asked[answer]] = ray.get(answer)
         except ray.exceptions.RayError as error:
-            found = f"none ({type(error).__name__})"
-        if found:
-            codes[asked[answer]] = found
-    return codes
+            answers[asked[answer]] = f"none ({type(error).__name__})"
+    return answers
+
+
+def _called(question: Callable[[], Answer]) -> Answer:
+    return question()
+
+
+def _has_folder(folder: Path) -> bool:
+    return folder.is_dir()
 
 
 def _short(code: str) -> str:
@@ -153,9 +174,10 @@ def _installed_code() -> str | None:
     return installed_fingerprint()
 
 
-def _refuse_other_code(codes: dict[str, str]) -> None:
+def _refuse_other_code(codes: Mapping[str, str | None]) -> None:
+    """Refuses nodes whose code has another fingerprint; those that have none of ours are well."""
     own = fingerprint()
-    others = {address: code for address, code in codes.items() if code != own}
+    others = {address: code for address, code in codes.items() if code and code != own}
     if others:
         listed = ", ".join(f"{_short(code)} on {address}" for address, code in others.items())
         raise ClusterUnfit(

@@ -117,6 +117,10 @@ class LocalCluster:
         """None: it ends with this machine."""
         return ()
 
+    def nodes_without(self, folder: Path) -> tuple[str, ...]:  # noqa: ARG002
+        """None: there is this machine alone."""
+        return ()
+
     @property
     def own_address(self) -> str:
         """All processes are on this machine."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from jobs.errors import Interrupted, NodeLost
+from jobs.errors import ClusterUnfit, Interrupted, NodeLost, RaysmithError
 from jobs.made_of import made_of
 from jobs.notify import Tell
 from jobs.observed import StageStatus, write_phase
@@ -117,7 +117,7 @@ class Attempt:
         return result
 
     def _explained(self, error: BaseException) -> BaseException:
-        """A failure with its cause, where that is a node that is gone, or that nothing got on."""
+        """A failure with its cause: a lost node, one without the folder, or that nothing got on."""
         if self.watch.stalled:
             self.watch.stalled.__cause__ = error
             return self.watch.stalled
@@ -126,10 +126,18 @@ class Attempt:
             return error
         # Workers may lose a peer some time before Ray finds its node dead.
         wait_s = _NOTICE_S if kind is FailureClass.INFRASTRUCTURE else 0
-        lost = self._desk.cluster.lost_nodes(self._holder, wait_s)
-        if not lost:
+        cluster, folder = self._desk.cluster, self.context.attempt.folder
+        lost = cluster.lost_nodes(self._holder, wait_s)
+        if lost:
+            found: RaysmithError = NodeLost(f"the cluster lost {', '.join(lost)}: {error}")
+        elif kind is FailureClass.UNKNOWN and (blind := cluster.nodes_without(folder)):
+            found = ClusterUnfit(
+                f"{', '.join(blind)} has no {folder}, in which the run works: {error}",
+                "name storage that all nodes have at the same path; where it is in S3, put the "
+                "working copies on such a folder: the same XDG_CACHE_HOME for all nodes",
+            )
+        else:
             return error
-        found = NodeLost(f"the cluster lost {', '.join(lost)}: {error}")
         found.__cause__ = error
         return found
 

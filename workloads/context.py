@@ -55,6 +55,9 @@ class SharedCluster(Cluster, Protocol):
         Where none is, it waits up to `wait_s` seconds for Ray to notice one.
         """
 
+    def nodes_without(self, folder: Path) -> tuple[str, ...]:
+        """The nodes that do not have a folder of this machine."""
+
 
 class Events(Protocol):
     """Where a stage tells what happened."""

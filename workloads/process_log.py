@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from pathlib import Path
 from threading import Lock, get_ident
 from typing import Any, TextIO, cast
 
-from jobs.errors import ClusterUnfit
 from jobs.masking import Mask, masker
 from storage.layout import AttemptLayout
 
@@ -27,18 +25,8 @@ def print_to(log: Path) -> None:
     """Appends all that this process prints to a file, from native code too.
 
     Secrets are masked in what Python prints.
-
-    Raises:
-        ClusterUnfit: the run's folder is not on this machine.
     """
-    try:
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    except FileNotFoundError as error:
-        raise ClusterUnfit(
-            f"{socket.gethostname()} has no folder {log.parent}, in which the run works",
-            "name storage that all nodes have at the same path; where it is in S3, put the copies "
-            "on such a folder: the same XDG_CACHE_HOME for all nodes",
-        ) from error
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(file, 1)

@@ -51,14 +51,14 @@ def test_our_packages_are_shipped_and_nothing_in_the_working_folder_hides_them(
 def test_nodes_with_other_code_are_refused_and_left(
     calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attached, "_codes_of_nodes", lambda _: {"10.0.0.2": "f" * 64})
+    monkeypatch.setattr(attached, "_on_each_node", lambda _: {"10.0.0.2": "f" * 64})
     with (
         pytest.raises(ClusterUnfit, match=f"{fingerprint()[:12]} here, and {'f' * 12} on 10.0.0.2"),
         AttachedCluster("auto") as cluster,
     ):
         cluster.connect()
     assert calls[-1] == {}, "it is not connected any more"
-    monkeypatch.setattr(attached, "_codes_of_nodes", lambda _: {"10.0.0.2": fingerprint()})
+    monkeypatch.setattr(attached, "_on_each_node", lambda _: {"10.0.0.2": fingerprint()})
     AttachedCluster("auto").connect()
 
 
@@ -66,7 +66,7 @@ def test_within_a_job_what_travels_is_the_jobs_own(
     calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    monkeypatch.setattr(attached, "_codes_of_nodes", lambda _: {})
+    monkeypatch.setattr(attached, "_on_each_node", lambda _: {})
     AttachedCluster("auto").connect()
     assert "runtime_env" not in calls[0]
 
@@ -98,3 +98,21 @@ def test_a_cluster_that_is_not_there_is_a_cluster_error(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "ray.exceptions", exceptions)
     with pytest.raises(ClusterError, match="'auto': refused"), AttachedCluster("auto") as cluster:
         cluster.connect()
+
+
+def test_nodes_that_lack_a_folder_are_named_and_silent_ones_are_not(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = AttachedCluster("auto", ship_code=True)
+    assert cluster.nodes_without(Path("/runs")) == (), "nobody is asked before it is connected"
+    answers = {"10.0.0.1": True, "10.0.0.2": False, "10.0.0.3": "none (WorkerCrashedError)"}
+    with cluster:
+        cluster.connect()
+        monkeypatch.setattr(attached, "_on_each_node", lambda _: answers)
+        assert cluster.nodes_without(Path("/runs")) == ("10.0.0.2",)
+
+        def unreachable(_: object) -> None:
+            raise RuntimeError("no head")
+
+        monkeypatch.setattr(attached, "_on_each_node", unreachable)
+        assert cluster.nodes_without(Path("/runs")) == ()

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -11,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import ClusterUnfit
 from storage.layout import AttemptLayout
-from workloads.process_log import log_file, print_to
+from workloads.process_log import log_file
 
 
 def test_what_is_logged_in_the_block_is_in_the_attempts_log(tmp_path: Path) -> None:
@@ -69,12 +67,6 @@ raise ValueError("refused: " + os.environ["MY_API_KEY"])
     assert "from a child" in text
     assert "ValueError: refused: ***" in text
     assert "opensesame" not in text
-
-
-def test_a_machine_without_the_runs_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ClusterUnfit, match=socket.gethostname()) as refused:
-        print_to(tmp_path / "attempt_1" / "worker_1.log")
-    assert "XDG_CACHE_HOME" in str(refused.value.remedy)
 
 
 def test_threads_at_work_at_once_have_a_log_each(tmp_path: Path) -> None:

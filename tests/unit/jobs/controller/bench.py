@@ -62,6 +62,7 @@ class Machine:
         self.refusals = 0
         self.waits: list[str] = []
         self.lost: tuple[str, ...] = ()
+        self.blind: tuple[str, ...] = ()
 
     @contextmanager
     def room(self, stage: StagePlan, owner: str, tell: Callable[[str], None]) -> Iterator[None]:
@@ -71,6 +72,10 @@ class Machine:
 
     def lost_nodes(self, owner: str, wait_s: float = 0) -> tuple[str, ...]:
         return self.lost
+
+    def nodes_without(self, folder: Path) -> tuple[str, ...]:
+        assert folder.is_dir()
+        return self.blind
 
     def connect(self) -> None:
         if self.refusals:

@@ -51,6 +51,28 @@ def test_a_user_s_mistake_is_one_also_where_a_node_is_lost(bench: Bench) -> None
     assert bench.status("sft").reason is FailureClass.USER_ERROR
 
 
+def test_a_node_without_the_runs_folder_is_named_beside_what_failed(
+    bench: Bench, slept: list[float]
+) -> None:
+    bench.machine.blind = ("10.0.0.2",)
+    bench.work(sft=raises(RuntimeError("UDF failed")))
+    assert bench.run() is RunState.FAILED
+    status = bench.status("sft")
+    assert (status.reason, slept) == (FailureClass.USER_ERROR, [])
+    message = status.message or ""
+    assert "10.0.0.2 has no " in message
+    assert "in which the run works: UDF failed" in message
+    assert "XDG_CACHE_HOME" in message
+
+
+@pytest.mark.parametrize("error", [UserError("no rows"), MemoryError(), ConnectionError("closed")])
+def test_a_failure_that_is_known_is_not_laid_on_such_a_node(bench: Bench, error: Exception) -> None:
+    bench.machine.blind = ("10.0.0.2",)
+    bench.work(sft=raises(*[error] * 20))
+    assert bench.run() is RunState.FAILED
+    assert "10.0.0.2" not in (bench.status("sft").message or "")
+
+
 @pytest.mark.parametrize("saves", [True, False])
 def test_at_the_deadline_a_checkpoint_is_committed_and_the_run_fails(
     bench: Bench, saves: bool
